@@ -1,0 +1,290 @@
+//! Files as the rest of the crate sees them: errors that carry the path, atomic writes, stat tuples and advisory locks.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Something could not be done with a path.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {action} {}", .path.display())]
+pub struct FileError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl FileError {
+    /// The operating system's kind of error.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    /// The path the operation was about.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Adds what was attempted, and where, to an I/O error.
+pub trait PathContext<T> {
+    /// `action` completes "failed to …".
+    fn on(self, action: &'static str, path: &Path) -> Result<T, FileError>;
+}
+
+impl<T> PathContext<T> for io::Result<T> {
+    fn on(self, action: &'static str, path: &Path) -> Result<T, FileError> {
+        self.map_err(|source| FileError {
+            action,
+            path: path.to_owned(),
+            source,
+        })
+    }
+}
+
+/// Reads a whole file.
+pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    fs::read(path).on("read", path)
+}
+
+/// Reads a whole UTF-8 file.
+pub fn read_text(path: &Path) -> Result<String, FileError> {
+    fs::read_to_string(path).on("read", path)
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> Result<File, FileError> {
+    File::open(path).on("open", path)
+}
+
+/// Creates or empties a file for writing. For files nobody else reads before
+/// they are complete; otherwise use [`write_atomic`].
+pub fn create(path: &Path) -> Result<File, FileError> {
+    File::create(path).on("create", path)
+}
+
+/// Writes a whole file in place.
+pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
+    fs::write(path, bytes).on("write", path)
+}
+
+/// Creates a folder and its parents.
+pub fn create_dir(path: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(path).on("create folder", path)
+}
+
+/// Writes a file so that a reader sees either the old bytes or all of the new
+/// ones: into a temporary file beside it, made durable, then renamed.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    create_dir(folder)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".retune-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .on("create a temporary file in", folder)?;
+    temporary.write_all(bytes).on("write", path)?;
+    temporary.as_file().sync_data().on("sync", path)?;
+    temporary
+        .persist(path)
+        .map_err(|e| e.error)
+        .on("replace", path)?;
+    Ok(())
+}
+
+/// Removes a file or a whole folder; that it is already gone is no error.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    let result = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.on("remove", path),
+    }
+}
+
+/// What must be unchanged for a cached digest of a file to be believed.
+///
+/// `ctime` catches an edit of the same size whose mtime was put back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Time of the last change of content, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Time of the last change of the inode, nanoseconds since the epoch.
+    pub ctime_ns: i64,
+    /// File type and permission bits.
+    pub mode: u32,
+}
+
+impl Stat {
+    /// The stat tuple of a path, not following a symbolic link.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self::from_raw(&rustix::fs::lstat(path)?))
+    }
+
+    /// The stat tuple of an open file.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::from_raw(&rustix::fs::fstat(file)?))
+    }
+
+    fn from_raw(raw: &rustix::fs::Stat) -> Self {
+        let nanos = |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000) + nanos;
+        Stat {
+            dev: raw.st_dev as u64,
+            ino: raw.st_ino as u64,
+            size: raw.st_size as u64,
+            mtime_ns: nanos(raw.st_mtime as i64, raw.st_mtime_nsec as i64),
+            ctime_ns: nanos(raw.st_ctime as i64, raw.st_ctime_nsec as i64),
+            mode: raw.st_mode as u32,
+        }
+    }
+
+    /// Whether this is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.mode & 0o170000 == 0o100000
+    }
+
+    /// Whether this is a folder.
+    pub fn is_dir(&self) -> bool {
+        self.mode & 0o170000 == 0o040000
+    }
+
+    /// Whether this is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        self.mode & 0o170000 == 0o120000
+    }
+
+    /// Whether the owner may execute the file.
+    pub fn is_executable(&self) -> bool {
+        self.mode & 0o100 != 0
+    }
+}
+
+/// An exclusive advisory lock on a file; it dies with the process that holds it.
+pub struct Lock(File);
+
+/// Who holds a lock, in the words the holder wrote into it.
+#[derive(Debug)]
+pub struct Holder(String);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() {
+            "another process"
+        } else {
+            &self.0
+        })
+    }
+}
+
+impl Lock {
+    /// Takes the lock and writes `holder` into it for others to read. When
+    /// somebody has it, `waiting` is called once and the call blocks.
+    pub fn acquire(
+        path: &Path,
+        holder: &str,
+        waiting: impl FnOnce(Holder),
+    ) -> Result<Self, FileError> {
+        if let Some(folder) = path.parent() {
+            create_dir(folder)?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .on("open", path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Only for the message: an unreadable holder is "another process".
+                let _ = file.read_to_string(&mut text);
+                waiting(Holder(text.trim().to_owned()));
+                file.lock().on("lock", path)?;
+            }
+            Err(fs::TryLockError::Error(e)) => return Err(e).on("lock", path),
+        }
+        let mut lock = Lock(file);
+        lock.write_holder(holder).on("write", path)?;
+        Ok(lock)
+    }
+
+    fn write_holder(&mut self, holder: &str) -> io::Result<()> {
+        self.0.set_len(0)?;
+        self.0.rewind()?;
+        self.0.write_all(holder.as_bytes())
+    }
+}
+
+/// `path` relative to `base` where it lies below it, for messages and records.
+pub fn relative<'a>(path: &'a Path, base: &Path) -> &'a Path {
+    path.strip_prefix(base).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn atomic_write_replaces_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/file");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let error = read(Path::new("/no/such/file")).unwrap_err();
+        assert_eq!(error.to_string(), "failed to read /no/such/file");
+    }
+
+    #[test]
+    fn stat_sees_a_same_size_edit_with_its_mtime_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, "aaaa").unwrap();
+        let before = Stat::of(&path).unwrap();
+        let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(&path, "bbbb").unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_modified(mtime).unwrap();
+        let after = Stat::of(&path).unwrap();
+        assert_eq!(before.mtime_ns, after.mtime_ns);
+        assert_eq!(before.size, after.size);
+        assert_ne!(before, after);
+    }
+
+    #[test]
+    fn a_second_lock_waits_and_learns_for_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::acquire(&path, "pid 1, building x", |_| panic!("free")).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let other = path.clone();
+        let waiter = std::thread::spawn(move || {
+            Lock::acquire(&other, "pid 2", |holder| {
+                sender.send(holder.to_string()).unwrap()
+            })
+            .unwrap();
+        });
+        assert_eq!(receiver.recv().unwrap(), "pid 1, building x");
+        drop(first);
+        waiter.join().unwrap();
+    }
+}

@@ -1,0 +1,9 @@
+//! `retune` is `make` for open fine-tuning.
+//!
+//! This page is the map of the crate. Data flows one way,
+//! **pipeline → graph → plan → exec → record**; a module may import only what
+//! the table in `tests/layering.rs` allows it.
+
+pub mod files;
+pub mod hash;
+pub mod step;

@@ -1,0 +1,3 @@
+//! The process: hands over to the library and returns its exit code.
+
+fn main() {}

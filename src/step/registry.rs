@@ -1,0 +1,213 @@
+//! The kinds a build knows, behind one object-safe face.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+
+use super::{Context, FieldError, InPort, OutPort, Params, Program, Purity, Step, StepError};
+
+/// A [`Step`] without its type: what the graph and the executor work with.
+///
+/// Implemented for every [`Step`] by [`Registry::add`]; not meant to be
+/// implemented by hand.
+pub trait Kind: Send + Sync {
+    /// The name behind `uses =`.
+    fn name(&self) -> &'static str;
+    /// The version that enters the key.
+    fn version(&self) -> u32;
+    /// One sentence.
+    fn about(&self) -> &'static str;
+    /// Whether results may be cached.
+    fn purity(&self) -> Purity;
+    /// The input ports.
+    fn inputs(&self) -> Vec<InPort>;
+    /// The JSON schema of the parameters: an object with `properties`, all
+    /// subschemas inlined.
+    fn schema(&self) -> Value;
+    /// Turns the fields of the pipeline file into effective parameters:
+    /// defaults filled in, types checked, own checks passed.
+    fn resolve(&self, fields: Params) -> Result<Params, FieldError>;
+    /// The output ports for effective parameters.
+    fn outputs(&self, params: &Params) -> Result<Vec<OutPort>, FieldError>;
+    /// The environment variables that enter the key.
+    fn environment(&self, params: &Params) -> Result<Vec<String>, FieldError>;
+    /// The program to start, for kinds that are one.
+    fn program(&self, params: &Params, context: &Context<'_>)
+    -> Option<Result<Program, StepError>>;
+    /// Does the work in this process.
+    fn run(&self, params: &Params, context: &mut Context<'_>) -> Result<(), StepError>;
+}
+
+struct Typed<S>(PhantomData<fn() -> S>);
+
+fn parse<S: Step>(params: &Params) -> Result<S::Params, FieldError> {
+    serde_json::from_value(Value::Object(params.clone())).map_err(|e| FieldError {
+        field: None,
+        message: e.to_string(),
+    })
+}
+
+impl<S: Step> Kind for Typed<S> {
+    fn name(&self) -> &'static str {
+        S::KIND
+    }
+
+    fn version(&self) -> u32 {
+        S::VERSION
+    }
+
+    fn about(&self) -> &'static str {
+        S::ABOUT
+    }
+
+    fn purity(&self) -> Purity {
+        S::PURITY
+    }
+
+    fn inputs(&self) -> Vec<InPort> {
+        S::inputs()
+    }
+
+    fn schema(&self) -> Value {
+        SchemaSettings::draft2020_12()
+            .with(|settings| {
+                settings.inline_subschemas = true;
+                settings.meta_schema = None;
+            })
+            .into_generator()
+            .into_root_schema_for::<S::Params>()
+            .to_value()
+    }
+
+    fn resolve(&self, fields: Params) -> Result<Params, FieldError> {
+        let params = parse::<S>(&fields)?;
+        S::check(&params)?;
+        match serde_json::to_value(&params) {
+            Ok(Value::Object(map)) => Ok(map),
+            Ok(_) => Ok(Params::new()),
+            Err(e) => Err(FieldError {
+                field: None,
+                message: e.to_string(),
+            }),
+        }
+    }
+
+    fn outputs(&self, params: &Params) -> Result<Vec<OutPort>, FieldError> {
+        Ok(S::outputs(&parse::<S>(params)?))
+    }
+
+    fn environment(&self, params: &Params) -> Result<Vec<String>, FieldError> {
+        Ok(S::environment(&parse::<S>(params)?))
+    }
+
+    fn program(
+        &self,
+        params: &Params,
+        context: &Context<'_>,
+    ) -> Option<Result<Program, StepError>> {
+        match parse::<S>(params) {
+            Ok(params) => S::program(&params, context),
+            Err(e) => Some(Err(e.into())),
+        }
+    }
+
+    fn run(&self, params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
+        S::run(&parse::<S>(params)?, context)
+    }
+}
+
+/// The kinds a build knows, by name.
+#[derive(Default)]
+pub struct Registry(BTreeMap<&'static str, Box<dyn Kind>>);
+
+impl Registry {
+    /// A registry without any kind.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind. A kind of the same name is replaced.
+    pub fn add<S: Step>(&mut self) -> &mut Self {
+        self.0.insert(S::KIND, Box::new(Typed::<S>(PhantomData)));
+        self
+    }
+
+    /// The kind of that name.
+    pub fn get(&self, name: &str) -> Option<&dyn Kind> {
+        self.0.get(name).map(|kind| &**kind)
+    }
+
+    /// All kinds, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn Kind> {
+        self.0.values().map(|kind| &**kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::PortType;
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+    use serde_json::json;
+
+    struct Copy;
+
+    #[derive(Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct CopyParams {
+        /// How often.
+        #[serde(default = "one")]
+        times: u32,
+    }
+
+    fn one() -> u32 {
+        1
+    }
+
+    impl Step for Copy {
+        type Params = CopyParams;
+        const KIND: &'static str = "test.copy";
+        const VERSION: u32 = 1;
+        const ABOUT: &'static str = "Copies.";
+
+        fn inputs() -> Vec<InPort> {
+            vec![InPort::one("from", PortType::File, "what to copy")]
+        }
+
+        fn outputs(_: &CopyParams) -> Vec<OutPort> {
+            vec![OutPort::new("copy", PortType::File, "copy")]
+        }
+
+        fn check(params: &CopyParams) -> Result<(), FieldError> {
+            if params.times == 0 {
+                return Err(FieldError::new("times", "must be at least 1"));
+            }
+            Ok(())
+        }
+
+        fn run(_: &CopyParams, _: &mut Context<'_>) -> Result<(), StepError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_checks_run() {
+        let mut registry = Registry::new();
+        registry.add::<Copy>();
+        let kind = registry.get("test.copy").unwrap();
+        let params = kind.resolve(Params::new()).unwrap();
+        assert_eq!(Value::Object(params), json!({"times": 1}));
+        let zero = json!({"times": 0}).as_object().unwrap().clone();
+        assert_eq!(
+            kind.resolve(zero).unwrap_err().field.as_deref(),
+            Some("times")
+        );
+        assert_eq!(
+            kind.schema()["properties"]["times"]["description"],
+            "How often."
+        );
+    }
+}
