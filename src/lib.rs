@@ -6,4 +6,5 @@
 
 pub mod files;
 pub mod hash;
+pub mod pipeline;
 pub mod step;
