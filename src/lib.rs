@@ -8,3 +8,4 @@ pub mod files;
 pub mod hash;
 pub mod pipeline;
 pub mod step;
+pub mod store;
