@@ -4,10 +4,17 @@
 //! **pipeline → graph → plan → exec → record**; a module may import only what
 //! the table in `tests/layering.rs` allows it.
 
+pub mod event;
+pub mod exec;
 pub mod files;
 pub mod graph;
 pub mod hash;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod ops;
 pub mod pipeline;
+pub mod plan;
+pub mod record;
 pub mod step;
 pub mod steps;
 pub mod store;

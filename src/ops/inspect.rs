@@ -1,5 +1,6 @@
 //! Looking without touching: plan, why, and what watch has to watch.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::workspace::{environment, find_step, find_steps, needed};
@@ -39,7 +40,8 @@ fn dry_run(
 ) -> Result<Vec<PlannedStep>, OpsError> {
     let (store, _) = workspace.open_store()?;
     let environment = environment();
-    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment));
+    let hub = HubAccess::new(workspace, false);
+    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment, &hub));
     let plan = planner.dry_run(steps, &|id| forced.contains(&id));
     plan.map_err(|(id, source)| OpsError::Input {
         step: step_name(graph, id),
@@ -51,14 +53,15 @@ fn dry_run(
 pub(super) fn surroundings<'a>(
     workspace: &'a Workspace,
     store: &'a LocalStore,
-    environment: &'a std::collections::BTreeMap<String, String>,
+    environment: &'a BTreeMap<String, String>,
+    hub: &'a HubAccess,
 ) -> Surroundings<'a> {
     Surroundings {
         root: &workspace.root,
         cache: &workspace.cache,
         store,
         environment,
-        hub: &HubAccess { fetch: false },
+        hub,
     }
 }
 
