@@ -7,3 +7,4 @@
 pub mod files;
 pub mod hash;
 pub mod step;
+pub mod store;
