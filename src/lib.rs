@@ -6,5 +6,6 @@
 
 pub mod files;
 pub mod hash;
+pub mod pipeline;
 pub mod step;
 pub mod store;
