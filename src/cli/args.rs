@@ -26,7 +26,7 @@ Results go to standard output, all else to standard error.";
     after_help = AFTER_HELP,
     infer_long_args = false,
     subcommand_required = true,
-    max_term_width = 100
+    max_term_width = 80
 )]
 pub struct Cli {
     /// What holds for every verb.

@@ -84,7 +84,8 @@ impl Output {
     }
 
     fn screen(&self, quiet: bool) -> Box<dyn Sink> {
-        let words = Words::new(self.err, self.width, self.verbose);
+        let here = std::env::current_dir().unwrap_or_default();
+        let words = Words::new(self.err, self.width, self.verbose).relative_to(here);
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         if io::stderr().is_terminal() && !quiet && !dumb {
             return Box::new(Bars::new(words));

@@ -49,8 +49,13 @@ impl Bars {
         }
     }
 
-    fn print(&mut self, event: &Event) {
-        for line in self.words.lines(event) {
+    fn tell(&mut self, event: &Event) {
+        let lines = self.words.lines(event);
+        self.print(lines);
+    }
+
+    fn print(&mut self, lines: Vec<String>) {
+        for line in lines {
             // A terminal that has gone must not stop the run.
             let _ = self.screen.println(line);
         }
@@ -151,14 +156,15 @@ impl Sink for Bars {
                 self.begin(*steps);
             }
             Event::StepStarted { step, kind, .. } => {
+                let lines = self.words.lines(event);
                 if self.words.verbose() {
-                    self.print(event);
+                    self.print(lines);
                 }
                 self.start(step, kind);
             }
             Event::StepProgress { step, progress } => self.progress(step, progress),
             Event::StepDecided { step, verdict } => {
-                self.print(event);
+                self.tell(event);
                 if *verdict == crate::plan::Verdict::UpToDate {
                     self.done(step);
                 }
@@ -169,16 +175,16 @@ impl Sink for Bars {
             | Event::StepSkipped { step, .. }
             | Event::StepCancelled { step } => {
                 self.done(step);
-                self.print(event);
+                self.tell(event);
             }
             Event::RunFinished { .. } => {
                 self.end();
-                self.print(event);
+                self.tell(event);
             }
             Event::Waiting { .. }
             | Event::OutputSetAside { .. }
             | Event::Stopping { .. }
-            | Event::Warning { .. } => self.print(event),
+            | Event::Warning { .. } => self.tell(event),
         }
     }
 }

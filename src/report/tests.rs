@@ -95,7 +95,7 @@ fn failed(name: &str) -> Event {
             hint: Some("set schema = \"text\" for plain text".into()),
         },
         log_tail: vec!["reading\r 10 %\r 20 %".into(), "\u{1b}[31mbroken\u{1b}[0m row".into()],
-        log: Some("cache/runs/1/import.log".into()),
+        log: Some("/project/cache/runs/1/import.log".into()),
     }
 }
 
@@ -164,6 +164,7 @@ fn bad_run() -> Vec<Event> {
             step: step("card"),
             because: step("import"),
         },
+        Event::StepCancelled { step: step("never-begun") },
         decided("stage1", run(vec![Reason::NeverBuilt])),
         step_started("stage1", "lora.train"),
         Event::Stopping { grace: 10.0 },
@@ -179,7 +180,7 @@ fn clock(seconds: u64) -> impl FnMut() -> Duration {
 }
 
 fn words(verbose: bool) -> Words {
-    Words::new(Palette::new(false), 80, verbose)
+    Words::new(Palette::new(false), 80, verbose).relative_to("/project".into())
 }
 
 fn plain(events: &[Event], verbose: bool) -> String {
@@ -264,6 +265,25 @@ fn plain_progress_is_told_every_ten_seconds_at_most() {
 }
 
 #[test]
+fn a_failure_with_much_below_it_names_a_few() {
+    let below = |i| Event::StepSkipped {
+        step: step(&format!("s{i}")),
+        because: step("import"),
+    };
+    let events: Vec<Event> = (0..1000).map(below).collect();
+    assert_eq!(plain(&events, false).lines().count(), 10);
+    assert_eq!(plain(&events, true).lines().count(), 1000);
+}
+
+#[test]
+fn several_failures_are_named_again_at_the_end() {
+    let text = plain(&[started(), failed("import"), failed("card"), ended(0, 2, 0)], false);
+    let last: Vec<&str> = text.lines().rev().take(2).collect();
+    assert_eq!(last[1], "failed: import, card");
+    assert!(last[0].starts_with("quickstart: 4 steps: "), "{}", last[0]);
+}
+
+#[test]
 fn json_lines() {
     let mut out = Vec::new();
     let mut json = JsonLines::new(&mut out, || "2026-01-02T03:04:05.678901Z".parse().unwrap());
@@ -276,7 +296,7 @@ fn json_lines() {
     {"time":"2026-01-02T03:04:05.678Z","event":"run-started","run":"1","pipeline":"quickstart","steps":4,"jobs":2}
     {"time":"2026-01-02T03:04:05.678Z","event":"step-decided","step":"stage1","verdict":{"verdict":"run","reasons":[{"reason":"param","name":"learning_rate","old":0.0001,"new":0.00005,"source":"command_line"}]}}
     {"time":"2026-01-02T03:04:05.678Z","event":"step-progress","step":"stage1","progress":{"done":1,"total":2,"message":"loss 4.2"}}
-    {"time":"2026-01-02T03:04:05.678Z","event":"step-failed","step":"a","error":{"message":"failed to read data/rows.jsonl:3","causes":["the field 'messages' is missing"],"hint":"set schema = \"text\" for plain text"},"log_tail":["reading\r 10 %\r 20 %","\u001b[31mbroken\u001b[0m row"],"log":"cache/runs/1/import.log"}
+    {"time":"2026-01-02T03:04:05.678Z","event":"step-failed","step":"a","error":{"message":"failed to read data/rows.jsonl:3","causes":["the field 'messages' is missing"],"hint":"set schema = \"text\" for plain text"},"log_tail":["reading\r 10 %\r 20 %","\u001b[31mbroken\u001b[0m row"],"log":"/project/cache/runs/1/import.log"}
     "#);
 }
 

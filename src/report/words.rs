@@ -1,6 +1,7 @@
 //! The words of every event: the lines that stay on the screen, for bars and plain lines alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -16,6 +17,9 @@ const NAME: usize = 10;
 /// The widest column of step names; longer names push their line to the right.
 const NAME_LIMIT: usize = 24;
 
+/// How many skipped steps are named; a failure may have thousands below it.
+const SKIPPED: usize = 10;
+
 /// Turns events into lines.
 pub struct Words {
     palette: Palette,
@@ -26,7 +30,12 @@ pub struct Words {
     name_width: usize,
     title: String,
     reasons: BTreeMap<StepName, Vec<Reason>>,
+    started: BTreeSet<StepName>,
     failed: Vec<StepName>,
+    /// How many steps were skipped so far.
+    skipped: usize,
+    /// Paths below it are shown relative to it.
+    folder: PathBuf,
 }
 
 impl Words {
@@ -39,8 +48,17 @@ impl Words {
             name_width: NAME,
             title: "retune".to_owned(),
             reasons: BTreeMap::new(),
+            started: BTreeSet::new(),
             failed: Vec::new(),
+            skipped: 0,
+            folder: PathBuf::new(),
         }
+    }
+
+    /// Shows paths relative to the folder the user is in.
+    pub fn relative_to(mut self, folder: PathBuf) -> Self {
+        self.folder = folder;
+        self
     }
 
     pub(super) fn palette(&self) -> &Palette {
@@ -93,7 +111,9 @@ impl Words {
             } => {
                 self.title = pipeline.to_string();
                 self.reasons.clear();
+                self.started.clear();
                 self.failed.clear();
+                self.skipped = 0;
                 let jobs = match jobs {
                     0 | 1 => "one at a time".to_owned(),
                     jobs => format!("{jobs} at a time"),
@@ -101,7 +121,10 @@ impl Words {
                 vec![format!("{pipeline}: {}, {jobs}", count(*steps, "step"))]
             }
             Event::StepDecided { step, verdict } => self.decided(step, verdict),
-            Event::StepStarted { step, kind, .. } => self.started(step, kind),
+            Event::StepStarted { step, kind, .. } => {
+                self.started.insert(step.clone());
+                self.begun(step, kind)
+            }
             Event::StepProgress { .. } => Vec::new(),
             Event::StepFinished { step, .. } => {
                 vec![format!("{} {}  {}", paint(good, "✓"), self.name(step), self.finished(event))]
@@ -116,9 +139,15 @@ impl Words {
                 lines
             }
             Event::StepSkipped { step, because } => {
+                self.skipped += 1;
+                if self.skipped > SKIPPED && !self.verbose {
+                    return Vec::new();
+                }
                 let text = paint(dim, format!("skipped: {because} failed"));
                 vec![format!("- {}  {text}", self.name(step))]
             }
+            // Those that were not begun are only counted.
+            Event::StepCancelled { step } if !self.started.contains(step) => Vec::new(),
             Event::StepCancelled { step } => {
                 vec![format!("- {}  {}", self.name(step), paint(dim, "stopped"))]
             }
@@ -141,16 +170,19 @@ impl Words {
     }
 
     fn decided(&mut self, step: &StepName, verdict: &Verdict) -> Vec<String> {
-        let reasons = verdict.reasons().to_vec();
-        self.reasons.insert(step.clone(), reasons);
-        if self.verbose && *verdict == Verdict::UpToDate {
-            let text = paint(self.palette.dim, "up to date");
-            return vec![format!("  {}  {text}", self.name(step))];
+        if *verdict != Verdict::UpToDate {
+            let reasons = verdict.reasons().to_vec();
+            self.reasons.insert(step.clone(), reasons);
+            return Vec::new();
         }
-        Vec::new()
+        if !self.verbose {
+            return Vec::new();
+        }
+        let text = paint(self.palette.dim, "up to date");
+        vec![format!("  {}  {text}", self.name(step))]
     }
 
-    fn started(&mut self, step: &StepName, kind: &str) -> Vec<String> {
+    fn begun(&mut self, step: &StepName, kind: &str) -> Vec<String> {
         let name = self.name(step);
         let text = self.why(step, kind, self.rest(&name));
         vec![format!("  {name}  {}", paint(self.palette.dim, text))]
@@ -216,6 +248,7 @@ impl Words {
                 _ => ", which ends with",
             };
             let head = paint(self.palette.strong, "log:");
+            let log = log.strip_prefix(&self.folder).unwrap_or(log);
             lines.push(format!("{head} {}{tail}", log.display()));
         }
         let bar = paint(self.palette.dim, "|");
