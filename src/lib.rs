@@ -5,7 +5,9 @@
 //! the table in `tests/layering.rs` allows it.
 
 pub mod files;
+pub mod graph;
 pub mod hash;
 pub mod pipeline;
 pub mod step;
+pub mod steps;
 pub mod store;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 pub use context::{Cancelled, Context, Input, Progress, ProgressSink};
 pub use port::{Arity, InPort, OutPort, PortType, Purity};
-pub use registry::{Kind, Registry};
+pub use registry::{Kind, Registry, Shape};
 
 /// Effective parameters of a step by name, defaults included.
 pub type Params = Map<String, Value>;
@@ -71,6 +71,12 @@ pub trait Step: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Inputs and outputs that the parameters mention by label, as
+    /// `${inputs.LABEL}` or `${outputs.LABEL}`: the graph checks that they exist.
+    fn mentions(_params: &Self::Params) -> Vec<Mention> {
+        Vec::new()
+    }
+
     /// Does the work: reads the inputs and writes every declared output.
     fn run(params: &Self::Params, context: &mut Context<'_>) -> Result<(), StepError>;
 }
@@ -82,13 +88,33 @@ pub struct Program {
     pub argv: Vec<String>,
 }
 
+/// A label in a parameter's text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mention {
+    /// `${inputs.LABEL}`: the path of what is behind the label of the port `inputs`.
+    Input(String),
+    /// `${outputs.LABEL}`: the path of the output of that name.
+    Output(String),
+}
+
+impl fmt::Display for Mention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mention::Input(label) => write!(f, "${{inputs.{label}}}"),
+            Mention::Output(label) => write!(f, "${{outputs.{label}}}"),
+        }
+    }
+}
+
 /// A parameter has a value that its kind refuses.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct FieldError {
-    /// The parameter, or none when the fault is not in a single one.
+    /// The parameter (`outputs.model` for a part of one), or none when the
+    /// fault is not in a single one.
     pub field: Option<String>,
-    /// What is wrong with it.
+    /// What is wrong with it, as it reads on behind the parameter's name:
+    /// `must be at least 1`.
     pub message: String,
 }
 

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What lies behind a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum PortType {
     /// Scanner findings, one JSON object a line.
@@ -52,6 +55,16 @@ impl PortType {
                         }
             }
         }
+    }
+
+    /// Whether a file may stand behind a port of this type.
+    pub fn may_be_file(self) -> bool {
+        !self.is_folder()
+    }
+
+    /// Whether a folder may stand behind a port of this type.
+    pub fn may_be_folder(self) -> bool {
+        self.is_folder() || self == PortType::Any
     }
 
     fn is_folder(self) -> bool {

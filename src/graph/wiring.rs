@@ -1,0 +1,301 @@
+//! Inputs: what the strings behind a step's ports refer to, and whether it fits.
+
+use std::collections::HashMap;
+
+use globset::Glob;
+use serde_json::Value;
+
+use super::build::Checked;
+use super::check::describe;
+use super::layout::{BadPath, Outs, is_glob, normal};
+use super::{BadHubRef, HubRef, InputRef, Origin, StepId};
+use crate::pipeline::{Diagnostic, Field, Pipeline, RawStep, Spans, closest, suggest};
+use crate::step::{Arity, InPort, OutPort, PortType};
+
+/// Wires the ports of all steps.
+pub(super) struct Wiring<'a> {
+    pub pipeline: &'a Pipeline,
+    pub index: HashMap<&'a str, usize>,
+    pub steps: &'a [Checked<'a>],
+    pub outs: &'a Outs,
+    /// Of each pair the first step reads from the second.
+    pub needs: Vec<(StepId, StepId)>,
+    pub faults: &'a mut Vec<Diagnostic>,
+}
+
+/// Where an input is asked for.
+struct Place<'a> {
+    step: usize,
+    port: &'a InPort,
+    label: Option<&'a str>,
+    spans: &'a Spans,
+}
+
+impl Wiring<'_> {
+    /// The inputs of a step, in the order of its kind's ports.
+    pub(super) fn inputs(&mut self, step: usize) -> Vec<InputRef> {
+        let steps = self.steps;
+        let mut inputs = Vec::new();
+        for port in steps[step].ports() {
+            let before = self.faults.len();
+            if port.arity == Arity::Lineage {
+                inputs.push(InputRef {
+                    port: port.name.to_owned(),
+                    label: port.name.to_owned(),
+                    ty: port.ty,
+                    from: Origin::Lineage,
+                });
+            } else if let Some(field) = steps[step].raw.field(port.name) {
+                self.port(step, port, field, &mut inputs);
+                for fault in &mut self.faults[before..] {
+                    fault.note = fault.note.take().or_else(|| field.origin());
+                }
+            }
+        }
+        inputs
+    }
+
+    fn port(&mut self, step: usize, port: &InPort, field: &Field, inputs: &mut Vec<InputRef>) {
+        let place = |label, spans| Place {
+            step,
+            port,
+            label,
+            spans,
+        };
+        match (port.arity, &field.value) {
+            (_, Value::Null) => {}
+            (Arity::Labelled, Value::Object(map)) => {
+                for (label, value) in map {
+                    let spans = field.spans.value(label);
+                    inputs.extend(self.input(&place(Some(label), spans), value));
+                }
+            }
+            (Arity::Many, Value::Array(items)) if !items.is_empty() => {
+                for (i, value) in items.iter().enumerate() {
+                    inputs.extend(self.input(&place(None, field.spans.item(i)), value));
+                }
+            }
+            (Arity::One | Arity::Optional | Arity::Many, value @ Value::String(_)) => {
+                inputs.extend(self.input(&place(None, &field.spans), value));
+            }
+            (_, value) => self.faults.push(wrong_shape(port, field, value)),
+        }
+    }
+
+    fn input(&mut self, place: &Place<'_>, value: &Value) -> Option<InputRef> {
+        let port = place.port;
+        let outcome = match value {
+            Value::Null => return None,
+            Value::String(text) if text.starts_with('@') => self.step_output(place, &text[1..]),
+            Value::String(text) if text.starts_with(HubRef::SCHEME) => hub(text),
+            Value::String(text) => self.path(port, text),
+            _ => Err(
+                Diagnostic::error(None, format!("'{}' must hold strings", port.name))
+                    .label(format!("is {}", describe(value))),
+            ),
+        };
+        match outcome {
+            Ok((label, from)) => Some(InputRef {
+                port: port.name.to_owned(),
+                label: place.label.map_or(label, str::to_owned),
+                ty: port.ty,
+                from,
+            }),
+            Err(mut fault) => {
+                // A fault without a message has been reported elsewhere.
+                if !fault.message.is_empty() {
+                    fault.span = place.spans.span.clone();
+                    self.faults.push(fault);
+                }
+                None
+            }
+        }
+    }
+
+    /// What `@step` or `@step.output` refers to.
+    fn step_output(
+        &mut self,
+        place: &Place<'_>,
+        text: &str,
+    ) -> Result<(String, Origin), Diagnostic> {
+        let (name, output) = match text.split_once('.') {
+            Some((name, output)) => (name, Some(output)),
+            None => (text, None),
+        };
+        let Some(&from) = self.index.get(name) else {
+            return Err(self.unknown_step(name));
+        };
+        self.needs
+            .push((StepId::new(place.step), StepId::new(from)));
+        // A step with faults of its own: they are reported, this is not one.
+        let Some(outputs) = self.steps[from].outputs() else {
+            return Err(Diagnostic::error(None, ""));
+        };
+        let at = match output {
+            None => 0,
+            Some(output) => outputs
+                .iter()
+                .position(|port| port.name == output)
+                .ok_or_else(|| unknown_output(name, output, outputs))?,
+        };
+        let found = outputs
+            .get(at)
+            .ok_or_else(|| Diagnostic::error(None, format!("the step '{name}' has no outputs")))?;
+        if !found.ty.fits(place.port.ty) {
+            return Err(misfit(place.port, name, found, outputs));
+        }
+        let origin = Origin::Step {
+            step: StepId::new(from),
+            output: at,
+        };
+        Ok((format!("@{name}.{}", found.name), origin))
+    }
+
+    fn unknown_step(&self, name: &str) -> Diagnostic {
+        let names = self.pipeline.steps.iter().map(|raw| raw.name.as_str());
+        let hint = match closest(name, names.clone()) {
+            Some(near) => Some(format!("did you mean '@{near}'?")),
+            None => suggest(name, names, "the steps are"),
+        };
+        Diagnostic::error(None, format!("there is no step '{name}'"))
+            .label("refers to a step that does not exist")
+            .hint(hint)
+    }
+
+    fn path(&self, port: &InPort, text: &str) -> Result<(String, Origin), Diagnostic> {
+        let path = normal(text).map_err(|bad| bad_path(text, bad))?;
+        if is_glob(&path) {
+            if port.arity != Arity::Many {
+                return Err(single(port));
+            }
+            Glob::new(&path).map_err(|e| {
+                Diagnostic::error(None, "the path is not a valid glob").label(e.kind().to_string())
+            })?;
+        }
+        if let Some(raw) = self.outs.owner(&path, self.pipeline) {
+            return Err(not_by_path(raw));
+        }
+        Ok((path.clone(), Origin::Path(path)))
+    }
+}
+
+fn not_by_path(raw: &RawStep) -> Diagnostic {
+    let message = format!(
+        "the path reaches into the outputs of the step '{}'",
+        raw.name
+    );
+    Diagnostic::error(None, message)
+        .label("holds what a step writes")
+        .hint(format!("refer to the step instead: \"@{}\"", raw.name))
+}
+
+fn single(port: &InPort) -> Diagnostic {
+    Diagnostic::error(None, format!("'{}' takes one input, not a glob", port.name))
+        .label("may match any number of files")
+        .hint("name the file or the folder".to_owned())
+}
+
+fn bad_path(text: &str, bad: BadPath) -> Diagnostic {
+    let message = match bad {
+        BadPath::Escapes => "the path leads out of the project".to_owned(),
+        bad => format!("the path {bad}"),
+    };
+    let link = "paths are relative to the project root; to use what lies elsewhere, \
+                link to it from within the project"
+        .to_owned();
+    let hint = match bad {
+        BadPath::Absolute | BadPath::Escapes => Some(link),
+        _ if text == "." => Some("name what is needed of the project".to_owned()),
+        _ => None,
+    };
+    Diagnostic::error(None, message).hint(hint)
+}
+
+fn hub(text: &str) -> Result<(String, Origin), Diagnostic> {
+    let reference = HubRef::parse(text).map_err(|bad| {
+        let hint = match bad {
+            BadHubRef::Unpinned => format!("add the commit behind the name: OWNER/NAME@COMMIT"),
+            BadHubRef::Branch(_) => "name a commit or a tag, whose content stays".to_owned(),
+            BadHubRef::Malformed(_) => "write hf://[datasets/]OWNER/NAME@COMMIT[/PATH]".to_owned(),
+        };
+        Diagnostic::error(None, bad.to_string()).hint(hint)
+    })?;
+    Ok((reference.to_string(), Origin::Hub(reference)))
+}
+
+fn wrong_shape(port: &InPort, field: &Field, value: &Value) -> Diagnostic {
+    let name = port.name;
+    let (takes, example) = match port.arity {
+        Arity::Labelled => (
+            "a table of inputs",
+            format!("{name} = {{ label = \"@step\" }}"),
+        ),
+        Arity::Many => (
+            "one or more inputs",
+            format!("{name} = [\"@step\", \"data/*.txt\"]"),
+        ),
+        _ => ("one input", format!("{name} = \"@step.output\"")),
+    };
+    let label = match value {
+        Value::Array(items) if items.is_empty() => "is an empty array".to_owned(),
+        value => format!("is {}", describe(value)),
+    };
+    Diagnostic::error(field.value_span(), format!("'{name}' takes {takes}"))
+        .label(label)
+        .hint(format!("write it like: {example}"))
+}
+
+fn unknown_output(step: &str, output: &str, outputs: &[OutPort]) -> Diagnostic {
+    let names = outputs.iter().map(|port| port.name.as_str());
+    let hint = match closest(output, names) {
+        Some(near) => Some(format!("did you mean '@{step}.{near}'?")),
+        None => Some(format!("its outputs are: {}", list(outputs))),
+    };
+    Diagnostic::error(None, format!("the step '{step}' has no output '{output}'"))
+        .label("refers to an output that does not exist")
+        .hint(hint)
+}
+
+fn misfit(port: &InPort, step: &str, found: &OutPort, outputs: &[OutPort]) -> Diagnostic {
+    let message = format!("'{}' takes {}", port.name, noun(port.ty));
+    let fitting: Vec<String> = outputs
+        .iter()
+        .filter(|output| output.ty.fits(port.ty))
+        .map(|output| format!("'@{step}.{}'", output.name))
+        .collect();
+    let hint = match &fitting[..] {
+        [] => format!("no output of '{step}' fits; they are: {}", list(outputs)),
+        [one] => format!("{one} fits"),
+        many => format!("these fit: {}", many.join(", ")),
+    };
+    Diagnostic::error(None, message)
+        .label(format!("'@{step}.{}' is {}", found.name, noun(found.ty)))
+        .hint(hint)
+}
+
+/// Outputs with their types: `train (dataset), report (metrics)`.
+fn list(outputs: &[OutPort]) -> String {
+    let items: Vec<String> = outputs
+        .iter()
+        .map(|output| format!("{} ({})", output.name, output.ty))
+        .collect();
+    items.join(", ")
+}
+
+/// A type with its article.
+pub(super) fn noun(ty: PortType) -> &'static str {
+    match ty {
+        PortType::Findings => "findings",
+        PortType::Dataset => "a dataset",
+        PortType::Generations => "generations",
+        PortType::Model => "a model",
+        PortType::Adapter => "an adapter",
+        PortType::Tokenizer => "a tokenizer",
+        PortType::Metrics => "metrics",
+        PortType::Log => "a training log",
+        PortType::Document => "a document",
+        PortType::Folder => "a folder",
+        PortType::File => "a file",
+        PortType::Any => "a file or a folder",
+    }
+}

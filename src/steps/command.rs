@@ -1,0 +1,474 @@
+//! The kind `command`: any program with declared inputs, outputs and environment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::step::{
+    Context, FieldError, InPort, Mention, OutPort, PortType, Program, Step, StepError,
+};
+
+/// Runs a program in an empty folder, where it writes the declared outputs.
+pub struct Command;
+
+/// The parameters of `command`.
+///
+/// In `run`, `${inputs.LABEL}` is the path of an input and `${outputs.LABEL}`
+/// that of an output; `$${inputs.` and `$${outputs.` stand for themselves
+/// without the first `$`. In a script for the shell the paths are quoted as
+/// the place needs it.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// A script for `sh -c`, or a program and its arguments as an array.
+    pub run: Run,
+    /// What it writes, by label: a path in its working folder, or a table
+    /// with `path` and `type`.
+    #[serde(default)]
+    pub outputs: BTreeMap<String, Output>,
+    /// The environment variables that it sees; their values enter the key.
+    #[serde(default)]
+    pub env: Vec<String>,
+}
+
+/// What to run.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Run {
+    /// A script for `sh -c`.
+    Script(String),
+    /// A program and its arguments.
+    Program(Vec<String>),
+}
+
+impl Run {
+    fn texts(&self) -> &[String] {
+        match self {
+            Run::Script(script) => std::slice::from_ref(script),
+            Run::Program(argv) => argv,
+        }
+    }
+}
+
+/// A declared output.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(from = "Declared")]
+pub struct Output {
+    path: String,
+    #[serde(rename = "type")]
+    ty: PortType,
+}
+
+/// An output as the pipeline file says it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum Declared {
+    /// A file, or a folder if it ends in `/`.
+    Path(String),
+    /// A path with what lies there.
+    Typed(Typed),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Typed {
+    /// Where it lies in the working folder.
+    path: String,
+    /// What it is; by default a file, or a folder if the path ends in `/`.
+    #[serde(rename = "type")]
+    ty: Option<PortType>,
+}
+
+impl From<Declared> for Output {
+    fn from(declared: Declared) -> Self {
+        let (path, ty) = match declared {
+            Declared::Path(path) => (path, None),
+            Declared::Typed(Typed { path, ty }) => (path, ty),
+        };
+        let usual = match path.ends_with('/') {
+            true => PortType::Folder,
+            false => PortType::File,
+        };
+        Output {
+            ty: ty.unwrap_or(usual),
+            path,
+        }
+    }
+}
+
+impl Step for Command {
+    type Params = Params;
+    const KIND: &'static str = "command";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "Runs a program with declared inputs, outputs and environment.";
+
+    fn inputs() -> Vec<InPort> {
+        let about = "what the program reads, by label";
+        vec![InPort::labelled("inputs", PortType::Any, about)]
+    }
+
+    fn outputs(params: &Params) -> Vec<OutPort> {
+        let outputs = params.outputs.iter();
+        outputs
+            .map(|(label, output)| OutPort::new(label, output.ty, &output.path))
+            .collect()
+    }
+
+    fn check(params: &Params) -> Result<(), FieldError> {
+        if params
+            .run
+            .texts()
+            .first()
+            .is_none_or(|text| text.trim().is_empty())
+        {
+            return Err(FieldError::new("run", "must not be empty"));
+        }
+        if let Some(label) = params.outputs.keys().find(|label| !is_label(label)) {
+            let message = "must have a name of letters, digits, '-' and '_'";
+            return Err(FieldError::new(&format!("outputs.{label}"), message));
+        }
+        let variable = |name: &&String| !is_variable(name);
+        if let Some(name) = params.env.iter().find(variable) {
+            let message = format!("must hold names of environment variables, not '{name}'");
+            return Err(FieldError::new("env", message));
+        }
+        Ok(())
+    }
+
+    fn program(params: &Params, context: &Context<'_>) -> Option<Result<Program, StepError>> {
+        Some(program(params, context))
+    }
+
+    fn environment(params: &Params) -> Vec<String> {
+        params.env.clone()
+    }
+
+    fn mentions(params: &Params) -> Vec<Mention> {
+        let pieces = params.run.texts().iter().flat_map(|text| pieces(text));
+        let found: BTreeSet<Mention> = pieces
+            .filter_map(|piece| match piece {
+                Piece::Text(_) => None,
+                Piece::Input(label) => Some(Mention::Input(label.to_owned())),
+                Piece::Output(label) => Some(Mention::Output(label.to_owned())),
+            })
+            .collect();
+        found.into_iter().collect()
+    }
+
+    fn run(_: &Params, _: &mut Context<'_>) -> Result<(), StepError> {
+        Err(StepError::new(
+            "a command runs as a program of its own, not in this process",
+        ))
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+fn is_variable(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn program(params: &Params, context: &Context<'_>) -> Result<Program, StepError> {
+    let argv = match &params.run {
+        Run::Script(script) => {
+            let script = script_with_paths(script, params, context)?;
+            vec!["sh".to_owned(), "-c".to_owned(), script]
+        }
+        Run::Program(argv) => argv
+            .iter()
+            .map(|text| {
+                pieces(text)
+                    .iter()
+                    .map(|piece| value(piece, params, context))
+                    .collect()
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(Program { argv })
+}
+
+/// A part of a text of `run`.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece<'a> {
+    Text(&'a str),
+    Input(&'a str),
+    Output(&'a str),
+}
+
+/// Splits a text at its `${inputs.LABEL}` and `${outputs.LABEL}`.
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut at) = (0, 0);
+    while let Some(found) = text[at..].find("${") {
+        let open = at + found;
+        at = open + 2;
+        let Some((inner, mention)) = mention(&text[at..]) else {
+            continue;
+        };
+        if text[start..open].ends_with('$') {
+            // Escaped: the first `$` is left out.
+            pieces.push(Piece::Text(&text[start..open - 1]));
+            start = open;
+        } else {
+            pieces.push(Piece::Text(&text[start..open]));
+            pieces.push(mention);
+            at += inner.len() + 1;
+            start = at;
+        }
+    }
+    pieces.push(Piece::Text(&text[start..]));
+    pieces.retain(|piece| *piece != Piece::Text(""));
+    pieces
+}
+
+/// The mention whose inside `text` starts with.
+fn mention(text: &str) -> Option<(&str, Piece<'_>)> {
+    let (inner, _) = text.split_once('}')?;
+    let piece = inner
+        .strip_prefix("inputs.")
+        .map(Piece::Input)
+        .or_else(|| inner.strip_prefix("outputs.").map(Piece::Output))?;
+    Some((inner, piece))
+}
+
+/// The text that a piece stands for.
+fn value(piece: &Piece<'_>, params: &Params, context: &Context<'_>) -> Result<String, StepError> {
+    let missing = |what, label| StepError::new(format!("there is no {what} '{label}'"));
+    match piece {
+        Piece::Text(text) => Ok((*text).to_owned()),
+        Piece::Output(label) => match params.outputs.get(*label) {
+            Some(output) => Ok(output.path.trim_end_matches('/').to_owned()),
+            None => Err(missing("output", label)),
+        },
+        Piece::Input(label) => {
+            let mut inputs = context.all("inputs");
+            let input = inputs.find(|input| input.label == **label);
+            let input = input.ok_or_else(|| missing("input", label))?;
+            let path = input.path.to_str().ok_or_else(|| {
+                StepError::new(format!("the path of the input '{label}' is not UTF-8"))
+            })?;
+            Ok(path.to_owned())
+        }
+    }
+}
+
+/// A script with its paths, quoted as the place of each needs it.
+fn script_with_paths(
+    script: &str,
+    params: &Params,
+    context: &Context<'_>,
+) -> Result<String, StepError> {
+    let mut text = String::with_capacity(script.len());
+    let mut quote = Quote::None;
+    for piece in pieces(script) {
+        let value = value(&piece, params, context)?;
+        if let Piece::Text(_) = piece {
+            quote = quote.after(&value);
+            text.push_str(&value);
+        } else {
+            text.push_str(&quote.protect(&value));
+        }
+    }
+    Ok(text)
+}
+
+/// The quotes that a place in a script is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    None,
+    Single,
+    Double,
+}
+
+impl Quote {
+    fn after(mut self, text: &str) -> Self {
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            self = match (self, c) {
+                (Quote::None, '\'') => Quote::Single,
+                (Quote::None, '"') => Quote::Double,
+                (Quote::Single, '\'') | (Quote::Double, '"') => Quote::None,
+                (Quote::None | Quote::Double, '\\') => {
+                    chars.next();
+                    self
+                }
+                _ => self,
+            };
+        }
+        self
+    }
+
+    fn protect(self, path: &str) -> String {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&b);
+        if path.bytes().all(plain) {
+            return path.to_owned();
+        }
+        match self {
+            Quote::None => format!("'{}'", path.replace('\'', r"'\''")),
+            Quote::Single => path.replace('\'', r"'\''"),
+            Quote::Double => {
+                let mut text = String::with_capacity(path.len() + 2);
+                for c in path.chars() {
+                    if matches!(c, '\\' | '"' | '$' | '`') {
+                        text.push('\\');
+                    }
+                    text.push(c);
+                }
+                text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::{Input, Registry};
+    use serde_json::{Value, json};
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::AtomicBool;
+
+    fn params(value: Value) -> Params {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn argv(value: Value, path: &str) -> Vec<String> {
+        let inputs = [Input {
+            port: "inputs".to_owned(),
+            label: "rows".to_owned(),
+            path: PathBuf::from(path),
+        }];
+        let cancel = AtomicBool::new(false);
+        let context = Context {
+            inputs: &inputs,
+            out: Path::new("/out"),
+            checkpoint: None,
+            threads: 1,
+            cancel: &cancel,
+            sink: &mut (),
+            facts: BTreeMap::new(),
+        };
+        program(&params(value), &context).unwrap().argv
+    }
+
+    #[test]
+    fn a_script_goes_to_the_shell_with_its_paths() {
+        let run = json!({
+            "run": "wc ${inputs.rows} > ${outputs.count} # ${HOME} $${inputs.rows}",
+            "outputs": { "count": "count.txt" },
+        });
+        let script = "wc /a/rows.jsonl > count.txt # ${HOME} ${inputs.rows}";
+        assert_eq!(argv(run, "/a/rows.jsonl"), ["sh", "-c", script]);
+    }
+
+    #[test]
+    fn paths_are_quoted_as_their_place_needs_it() {
+        let script = r#"a ${inputs.rows} "b ${inputs.rows}" 'c ${inputs.rows}' \"${inputs.rows}"#;
+        let got = &argv(json!({ "run": script }), "/my $dir's/x")[2];
+        let want =
+            r#"a '/my $dir'\''s/x' "b /my \$dir's/x" 'c /my $dir'\''s/x' \"'/my $dir'\''s/x'"#;
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn the_shell_reads_a_quoted_path_back() {
+        let path = "/a b/$x`y\"z'\\";
+        for script in [
+            "printf %s ${inputs.rows}",
+            "printf %s \"${inputs.rows}\"",
+            "printf %s '${inputs.rows}'",
+        ] {
+            let argv = argv(json!({ "run": script }), path);
+            let shell = std::process::Command::new(&argv[0])
+                .args(&argv[1..])
+                .output();
+            assert_eq!(
+                String::from_utf8(shell.unwrap().stdout).unwrap(),
+                path,
+                "{script}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_program_gets_its_arguments_as_they_are() {
+        let run = json!({
+            "run": ["tool", "--in=${inputs.rows}", "-o", "${outputs.model}", "$HOME"],
+            "outputs": { "model": { "path": "model/", "type": "model" } },
+        });
+        let want = ["tool", "--in=/a b/x", "-o", "model", "$HOME"];
+        assert_eq!(argv(run, "/a b/x"), want);
+    }
+
+    #[test]
+    fn outputs_have_types() {
+        let params = params(json!({
+            "run": "true",
+            "outputs": {
+                "a": "a.txt",
+                "b": "b/",
+                "c": { "path": "c.jsonl", "type": "dataset" },
+                "d": { "path": "d/" },
+            },
+        }));
+        let types: Vec<_> = Command::outputs(&params)
+            .iter()
+            .map(|port| port.ty)
+            .collect();
+        let want = [
+            PortType::File,
+            PortType::Folder,
+            PortType::Dataset,
+            PortType::Folder,
+        ];
+        assert_eq!(types, want);
+    }
+
+    #[test]
+    fn bad_parameters_are_refused_by_name() {
+        for (value, field) in [
+            (json!({ "run": " " }), "run"),
+            (json!({ "run": [] }), "run"),
+            (
+                json!({ "run": "x", "outputs": { "a b": "x" } }),
+                "outputs.a b",
+            ),
+            (json!({ "run": "x", "env": ["A=b"] }), "env"),
+        ] {
+            let error = Command::check(&params(value)).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(field));
+        }
+    }
+
+    #[test]
+    fn effective_parameters_are_read_back_alike() {
+        let mut registry = Registry::new();
+        registry.add::<Command>();
+        let kind = registry.get("command").unwrap();
+        let fields = json!({ "run": "x", "outputs": { "a": "a/" } });
+        let once = kind.resolve(fields.as_object().unwrap().clone()).unwrap();
+        assert_eq!(
+            once["outputs"]["a"],
+            json!({ "path": "a/", "type": "folder" })
+        );
+        assert_eq!(kind.resolve(once.clone()).unwrap(), once);
+    }
+
+    #[test]
+    fn mentions_are_found_once_each() {
+        let params =
+            params(json!({ "run": ["${inputs.a}${outputs.b}", "$${inputs.c} ${inputs.a}"] }));
+        let want = [
+            Mention::Input("a".to_owned()),
+            Mention::Output("b".to_owned()),
+        ];
+        assert_eq!(Command::mentions(&params), want);
+    }
+}
