@@ -1,37 +1,18 @@
 //! `retune verify`: every output, hashed again and compared with its records.
 
-use serde::Serialize;
-
 use super::Session;
 use super::args::Verify;
 use super::exit::Exit;
 use super::problem::Failure;
-use crate::hash::Digest;
-use crate::ops::{self, VerifyFault, VerifyReport};
+use crate::ops::{self, VerifyReport};
 use crate::report::{Palette, count};
-
-#[derive(Serialize)]
-struct Json<'a> {
-    checked: usize,
-    faults: Vec<JsonFault<'a>>,
-}
-
-#[derive(Serialize)]
-struct JsonFault<'a> {
-    step: &'a str,
-    output: &'a str,
-    place: &'a str,
-    expected: Digest,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    found: Option<Digest>,
-}
 
 pub(super) fn run(session: &Session, args: &Verify) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
     let found = ops::verify(&workspace, &session.overrides())?;
     let output = &session.output;
     if args.json {
-        output.print_json(&json(&found))?;
+        output.print_json(&found)?;
     } else {
         output.print(&text(&found, &output.out))?;
     }
@@ -40,23 +21,6 @@ pub(super) fn run(session: &Session, args: &Verify) -> Result<Exit, Failure> {
         true => Exit::Fine,
         false => Exit::Failed,
     })
-}
-
-fn json(report: &VerifyReport) -> Json<'_> {
-    Json {
-        checked: report.checked,
-        faults: report.faults.iter().map(json_fault).collect(),
-    }
-}
-
-fn json_fault(fault: &VerifyFault) -> JsonFault<'_> {
-    JsonFault {
-        step: fault.step.as_str(),
-        output: &fault.output,
-        place: fault.place,
-        expected: fault.expected,
-        found: fault.found,
-    }
 }
 
 fn text(report: &VerifyReport, palette: &Palette) -> String {
@@ -72,11 +36,14 @@ fn text(report: &VerifyReport, palette: &Palette) -> String {
         text.push_str(&format!("    should be {}\n", fault.expected));
         text.push_str(&format!("    {found}\n"));
     }
+    for step in &report.not_built {
+        text.push_str(&format!("- {step} has no result yet\n"));
+    }
     text
 }
 
 fn verdict(report: &VerifyReport) -> String {
-    let checked = count(report.checked, "output");
+    let checked = count(report.checked, "digest");
     match report.faults.len() {
         0 => format!("{checked} checked, no difference"),
         n => format!("{checked} checked, {}", count(n, "difference")),
@@ -86,6 +53,8 @@ fn verdict(report: &VerifyReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hash::Digest;
+    use crate::ops::VerifyFault;
 
     fn report() -> VerifyReport {
         let fault = |place, found| VerifyFault {
@@ -98,6 +67,7 @@ mod tests {
         VerifyReport {
             checked: 3,
             faults: vec![fault("output", Some(Digest::of(b"b"))), fault("store", None)],
+            not_built: vec!["card".parse().unwrap()],
         }
     }
 
@@ -110,31 +80,8 @@ mod tests {
         ✗ split train.jsonl (store)
             should be 17762fddd969a453925d65717ac3eea21320b66b54342fde15128d6caf21215f
             is missing
+        - card has no result yet
         ");
-        assert_eq!(verdict(&report()), "3 outputs checked, 2 differences");
-    }
-
-    #[test]
-    fn what_is_missing_has_no_digest() {
-        insta::assert_snapshot!(serde_json::to_string_pretty(&json(&report())).unwrap(), @r#"
-        {
-          "checked": 3,
-          "faults": [
-            {
-              "step": "split",
-              "output": "train.jsonl",
-              "place": "output",
-              "expected": "17762fddd969a453925d65717ac3eea21320b66b54342fde15128d6caf21215f",
-              "found": "10e5cf3d3c8a4f9f3468c8cc58eea84892a22fdadbc1acb22410190044c1d553"
-            },
-            {
-              "step": "split",
-              "output": "train.jsonl",
-              "place": "store",
-              "expected": "17762fddd969a453925d65717ac3eea21320b66b54342fde15128d6caf21215f"
-            }
-          ]
-        }
-        "#);
+        assert_eq!(verdict(&report()), "3 digests checked, 2 differences");
     }
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::event::Summary;
 use crate::hash::Digest;
 use crate::pipeline::{StepName, ValueSource};
-use crate::plan::{PlannedStep, Reason, Verdict};
+use crate::plan::{Key, PlannedStep, Reason, Verdict};
 use crate::step::{Progress, StepError};
 
 fn step(name: &str) -> StepName {
@@ -53,7 +53,7 @@ fn step_started(name: &str, kind: &str) -> Event {
     Event::StepStarted {
         step: step(name),
         kind: kind.into(),
-        key: Digest::of(name.as_bytes()),
+        key: Key(Digest::of(name.as_bytes())),
     }
 }
 
@@ -78,7 +78,7 @@ fn finished(name: &str, seconds: f64) -> Event {
     ];
     Event::StepFinished {
         step: step(name),
-        key: Digest::of(name.as_bytes()),
+        key: Key(Digest::of(name.as_bytes())),
         seconds,
         peak_memory: Some(200 << 20),
         facts: facts.map(|(k, v)| (k.to_owned(), v)).into(),
@@ -116,7 +116,7 @@ fn ended(ran: usize, failed: usize, skipped: usize) -> Event {
 fn good_run() -> Vec<Event> {
     let fresh = Event::StepFinished {
         step: step("card"),
-        key: Digest::of(b"card"),
+        key: Key(Digest::of(b"card")),
         seconds: 0.02,
         peak_memory: None,
         facts: BTreeMap::new(),
@@ -131,7 +131,7 @@ fn good_run() -> Vec<Event> {
         decided("split", Verdict::Restore { reasons: vec![Reason::NeverBuilt] }),
         Event::StepRestored {
             step: step("split"),
-            key: Digest::of(b"split"),
+            key: Key(Digest::of(b"split")),
         },
         decided("stage1", run(vec![learning_rate(), Reason::Forced, Reason::DidNotFinish])),
         step_started("stage1", "lora.train"),
