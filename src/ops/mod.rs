@@ -3,8 +3,10 @@
 mod audit;
 mod build;
 mod graph;
+mod init;
 mod inspect;
 mod verify;
+mod watch;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -19,9 +21,12 @@ use crate::store::StoreError;
 
 pub use audit::{AuditReport, Audited, audit};
 pub use build::{BuildOptions, build};
+pub use crate::watch::{Changed, WatchError, Watched};
 pub use graph::{GraphFormat, graph};
-pub use inspect::{Watched, plan, warnings, watched, why};
+pub use init::{InitError, Written, init};
+pub use inspect::{plan, warnings, watched, why};
 pub use verify::{VerifyFault, VerifyReport, verify};
+pub use watch::{Notice, watch};
 pub use workspace::Workspace;
 
 /// A user action could not be done.

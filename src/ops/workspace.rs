@@ -37,7 +37,7 @@ impl Workspace {
         pipeline: Option<&str>,
         cache: Option<&Path>,
     ) -> Result<Self, OpsError> {
-        let root = std::path::absolute(root).map_err(|source| OpsError::Root {
+        let root = std::fs::canonicalize(root).map_err(|source| OpsError::Root {
             path: root.to_owned(),
             source,
         })?;
