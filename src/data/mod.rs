@@ -5,9 +5,18 @@
 //! artefact can point at it.
 
 mod error;
+mod finding;
 mod jsonl;
+mod reports;
 mod row;
+mod version;
 
 pub use error::DataError;
+pub use finding::{Finding, Package, Severity};
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
+pub use reports::{
+    ImportOptions, ImportSummary, Report, ReportSummary, ToolSummary, import_findings,
+    read_findings, read_report,
+};
 pub use row::{Content, Message, Role, Row, RowId};
+pub use version::upgrade;
