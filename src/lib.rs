@@ -8,3 +8,4 @@ pub mod data;
 pub mod files;
 pub mod hash;
 pub mod step;
+pub mod store;
