@@ -6,17 +6,21 @@
 
 mod error;
 mod finding;
+mod import;
 mod jsonl;
 mod reports;
 mod row;
+mod template;
 mod version;
 
 pub use error::DataError;
 pub use finding::{Finding, Package, Severity};
+pub use import::{RowsSummary, Schema, import_rows};
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use reports::{
     ImportOptions, ImportSummary, Report, ReportSummary, ToolSummary, import_findings,
     read_findings, read_report,
 };
 pub use row::{Content, Message, Role, Row, RowId};
+pub use template::{BuildSummary, Templates};
 pub use version::upgrade;

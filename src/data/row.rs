@@ -238,7 +238,10 @@ mod tests {
         row.meta.insert("tool".into(), "semgrep".into());
         row.origin = "b.jsonl:9".into();
         assert_eq!(row.content.id(), id);
-        assert_eq!(id.to_string(), "PIN");
+        assert_eq!(
+            id.to_string(),
+            "867379b9f217a11af7149e558edf703e491d6d315ce04f06b55c92280ba657e8"
+        );
         let text = Content::Text("because".into());
         assert_ne!(text.id(), id);
     }

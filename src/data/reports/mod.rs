@@ -4,6 +4,8 @@ mod native;
 mod node;
 mod sarif;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
