@@ -8,4 +8,5 @@ pub mod data;
 pub mod files;
 pub mod hash;
 pub mod step;
+pub mod steps;
 pub mod store;
