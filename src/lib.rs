@@ -5,6 +5,8 @@
 //! the table in `tests/layering.rs` allows it.
 
 pub mod cli;
+pub mod data;
+pub mod eval;
 pub mod event;
 pub mod exec;
 pub mod files;
@@ -12,10 +14,12 @@ pub mod graph;
 pub mod hash;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod ml;
 pub mod ops;
 pub mod pipeline;
 pub mod plan;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod step;
 pub mod steps;
