@@ -5,6 +5,7 @@
 //! the table in `tests/layering.rs` allows it.
 
 pub mod data;
+pub mod eval;
 pub mod files;
 pub mod hash;
 pub mod step;
