@@ -8,4 +8,5 @@ pub mod data;
 pub mod eval;
 pub mod files;
 pub mod hash;
+pub mod release;
 pub mod step;

@@ -105,3 +105,45 @@ fn common(a: &[u128], b: &[u128]) -> u64 {
     }
     count
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    // Expected values: sacrebleu 2.6.0, by `tests/interop/eval_reference.py`.
+    const PAIRS: &[(&str, &str, f64)] = &[
+        ("Upgrade netty to 4.1.124.Final", "Upgrade netty to 4.1.118.Final", 81.05260989681278),
+        ("the cat sat on the mat", "the cat is on the mat", 64.5779420625287),
+        ("", "abc", 0.0),
+        ("abc", "", 0.0),
+        ("ab", "abcdefgh", 23.404255319148938),
+        ("Größe über 10 µm — ok", "Grösse über 10 μm - ok", 40.70967681054992),
+        ("fun <T> f() {}", "fun <T> f(): T {\n}\n", 67.38132016243523),
+        ("same", "same", 100.0),
+        ("xyz", "abc", 0.0),
+    ];
+    const CORPUS: f64 = 61.211856713325844;
+
+    #[test]
+    fn agrees_with_sacrebleu() {
+        let mut corpus = Counts::default();
+        for (hypothesis, reference, expected) in PAIRS {
+            let counts = Counts::of(hypothesis, reference);
+            corpus.add(&counts);
+            let score = counts.score();
+            assert!((score - expected).abs() < 1e-9, "{hypothesis}: {score}");
+        }
+        assert!((corpus.score() - CORPUS).abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn a_score_lies_between_none_and_all(a in ".{0,20}", b in ".{0,20}") {
+            let score = Counts::of(&a, &b).score();
+            prop_assert!((0.0..=100.0 + 1e-9).contains(&score));
+            let same = Counts::of(&a, &a).score();
+            prop_assert!(same == 0.0 || (same - 100.0).abs() < 1e-9);
+        }
+    }
+}

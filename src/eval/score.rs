@@ -685,3 +685,190 @@ impl Interval {
 fn rounded(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Content, Message, Role};
+    use crate::eval::AlarmKind;
+    use serde_json::Value;
+
+    /// `n` rows whose answer is `Severity: HIGH` or `LOW`, by turns.
+    fn rows(n: usize) -> Vec<Row> {
+        let row = |i: usize| {
+            let answer = format!("Severity: {}\nFix {i}", ["HIGH", "LOW"][i % 2]);
+            let messages = vec![
+                Message::new(Role::User, format!("Finding {i}")),
+                Message::new(Role::Assistant, answer),
+            ];
+            let tool = ["semgrep", "bandit"][i % 2];
+            let meta = BTreeMap::from([("tool".to_owned(), Value::from(tool))]);
+            Row::new(Content::Messages(messages), meta, format!("r:{i}"))
+        };
+        (0..n).map(row).collect()
+    }
+
+    /// What `model` answers: right on the first `right` rows, else wrong.
+    fn answers(rows: &[Row], model: &str, right: usize, loss: Option<f64>) -> Vec<Generation> {
+        let answer = |(i, row): (usize, &Row)| {
+            let expected = row.answer().unwrap().to_owned();
+            let wrong = format!("Severity: none of {model}");
+            Generation {
+                row: row.id,
+                model: model.to_owned(),
+                prompt: String::new(),
+                text: if i < right { expected.clone() } else { wrong },
+                expected,
+                finish: if i % 20 == 19 { Finish::Length } else { Finish::Stop },
+                tokens: 3,
+                loss: loss.map(|l| l + (i % 7) as f64 / 100.0),
+                answer_tokens: 2 + (i % 3) as u64,
+                meta: BTreeMap::new(),
+            }
+        };
+        rows.iter().enumerate().map(answer).collect()
+    }
+
+    fn two_models(n: usize) -> (Vec<Row>, Vec<Generation>) {
+        let rows = rows(n);
+        let mut generations = answers(&rows, BASE, n / 10, Some(2.0));
+        generations.extend(answers(&rows, "stage1", n / 2, Some(1.0)));
+        (rows, generations)
+    }
+
+    fn options() -> Options {
+        Options {
+            by: vec!["tool".into()],
+            fields: vec!["Severity".into()],
+            samples: 200,
+            ..Options::default()
+        }
+    }
+
+    fn kinds(scores: &Scores) -> Vec<AlarmKind> {
+        scores.alarms.iter().map(|alarm| alarm.kind).collect()
+    }
+
+    #[test]
+    fn a_better_model_is_shown_better_and_raises_no_alarm() {
+        let (rows, generations) = two_models(80);
+        let scores = score(&rows, &generations, &options()).unwrap();
+        assert_eq!(scores.alarms, [], "{:?}", scores.alarms);
+        let stage1 = &scores.models[1].overall;
+        let exact = stage1.get("exact_match").unwrap();
+        assert_eq!((exact.count, exact.n, exact.value), (Some(40), 80, 0.5));
+        let change = exact.change.as_ref().unwrap();
+        assert_eq!((change.gained, change.lost), (Some(32), Some(0)));
+        assert_eq!(change.test, Test::McnemarExact);
+        assert_eq!(change.p, 4.65661e-10, "2 · 0.5³²");
+        let loss = stage1.get("loss").unwrap();
+        assert!(loss.change.as_ref().unwrap().interval.unwrap().high < 0.0);
+        assert_eq!(loss.tokens, Some(239));
+        let perplexity = stage1.get("perplexity").unwrap().value;
+        assert!((perplexity - loss.value.exp()).abs() < 1e-4);
+        let bandit = &scores.models[1].by["tool"]["bandit"];
+        assert_eq!((bandit.n, bandit.get("field.Severity").unwrap().n), (40, 40));
+        assert!(scores.models[0].overall.get("chrf").unwrap().change.is_none());
+    }
+
+    #[test]
+    fn the_loss_is_the_mean_over_tokens_not_over_rows() {
+        let rows = rows(2);
+        let mut generations = answers(&rows, BASE, 0, None);
+        (generations[0].loss, generations[0].answer_tokens) = (Some(1.0), 3);
+        (generations[1].loss, generations[1].answer_tokens) = (Some(2.0), 1);
+        let scores = score(&rows, &generations, &Options::default()).unwrap();
+        assert_eq!(scores.models[0].overall.get("loss").unwrap().value, 1.25);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_absent() {
+        let rows = rows(40);
+        let scores = score(&rows, &answers(&rows, BASE, 9, None), &Options::default()).unwrap();
+        let json = serde_json::to_string(&scores).unwrap();
+        assert!(!json.contains("loss") && !json.contains("perplexity"), "{json}");
+        assert!(!json.contains("change"), "{json}");
+        assert_eq!(scores, serde_json::from_str(&json).unwrap());
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let (rows, generations) = two_models(33);
+        let json = || {
+            let scores = score(&rows, &generations, &options()).unwrap();
+            serde_json::to_string(&scores).unwrap()
+        };
+        assert_eq!(json(), json());
+    }
+
+    #[test]
+    fn ids_must_match_exactly_and_the_wrong_ones_are_named() {
+        let (rows, mut generations) = two_models(40);
+        let other = Content::Text("x".into()).id();
+        let (lost, twice) = (generations[3].row, generations[4].row);
+        generations[3].row = twice;
+        generations[50].row = other;
+        let fault = score(&rows, &generations, &options()).unwrap_err().to_string();
+        assert!(fault.contains("of 'base'"), "{fault}");
+        assert!(fault.contains(&format!("1 missing ({lost})")), "{fault}");
+        assert!(fault.contains(&format!("1 more than once ({twice})")), "{fault}");
+        generations[3].row = lost;
+        let fault = score(&rows, &generations, &options()).unwrap_err().to_string();
+        assert!(fault.contains(&format!("1 not in the dataset ({other})")), "{fault}");
+    }
+
+    #[test]
+    fn an_answer_to_an_edited_row_is_refused() {
+        let (rows, mut generations) = two_models(40);
+        generations[5].expected.push('!');
+        let fault = score(&rows, &generations, &options()).unwrap_err();
+        assert!(matches!(fault, ScoreError::OtherAnswer { .. }), "{fault}");
+    }
+
+    #[test]
+    fn unknown_names_are_errors_not_zeros() {
+        let (rows, generations) = two_models(40);
+        let with = |change: fn(&mut Options)| {
+            let mut options = options();
+            change(&mut options);
+            score(&rows, &generations, &options).unwrap_err().to_string()
+        };
+        assert!(with(|o| o.by = vec!["tol".into()]).ends_with("there are: tool"));
+        assert!(with(|o| o.fields = vec!["CWE".into()]).contains("'CWE: …'"));
+        assert!(with(|o| o.baseline = "x".into()).ends_with("base, stage1"));
+    }
+
+    #[test]
+    fn alarms_fire_on_planted_faults() {
+        let rows = rows(20);
+        let mut generations = answers(&rows, BASE, 0, Some(1.0));
+        let copy = |g: &Generation| Generation { model: "stage1".into(), ..g.clone() };
+        generations.extend(generations.clone().iter().map(copy));
+        generations.iter_mut().for_each(|g| g.finish = Finish::Length);
+        let kinds = kinds(&score(&rows, &generations, &options()).unwrap());
+        for kind in [
+            AlarmKind::IdenticalOutputs,
+            AlarmKind::SmallSample,
+            AlarmKind::AllZero,
+            AlarmKind::AllEqual,
+            AlarmKind::Truncated,
+            AlarmKind::NoImprovement,
+        ] {
+            assert!(kinds.contains(&kind), "{kind:?} is silent");
+        }
+        assert!(!kinds.contains(&AlarmKind::NoBaseline));
+        assert!(!kinds.contains(&AlarmKind::Worse));
+    }
+
+    #[test]
+    fn a_worse_model_and_a_missing_baseline_raise_alarms() {
+        let rows = rows(40);
+        let mut generations = answers(&rows, BASE, 30, Some(1.0));
+        generations.extend(answers(&rows, "stage1", 3, Some(2.0)));
+        let worse = score(&rows, &generations, &Options::default()).unwrap();
+        assert_eq!(kinds(&worse), [AlarmKind::Worse]);
+        let alone = answers(&rows, "stage1", 3, Some(2.0));
+        let alone = score(&rows, &alone, &Options::default()).unwrap();
+        assert_eq!(kinds(&alone), [AlarmKind::NoBaseline]);
+    }
+}

@@ -122,4 +122,74 @@ mod tests {
     fn close(a: f64, b: f64) {
         assert!((a - b).abs() <= 1e-9 * b.abs().max(1.0), "{a} is not {b}");
     }
+
+    // The expected values of this module come from scipy 1.17.1
+    // (binomtest), by `tests/interop/eval_reference.py`.
+
+    #[test]
+    fn wilson_agrees_with_scipy() {
+        for (count, n, low, high) in [
+            (0, 10, 0.0, 0.27753279986288926),
+            (10, 10, 0.7224672001371109, 1.0),
+            (3, 25, 0.041668171504403606, 0.29955793920927326),
+            (81, 263, 0.2552885198782742, 0.36620957698280004),
+            (1, 1, 0.20654931437723745, 1.0),
+            (500, 1000, 0.4690696003681042, 0.5309303996318958),
+        ] {
+            let interval = wilson(count, n).unwrap();
+            close(interval.0, low);
+            close(interval.1, high);
+        }
+        assert_eq!(wilson(0, 0), None);
+    }
+
+    #[test]
+    fn mcnemar_agrees_with_scipy() {
+        for (gained, lost, p) in [
+            (5, 15, 0.04138946533203125),
+            (0, 0, 1.0),
+            (0, 6, 0.03125),
+            (10, 10, 1.0),
+            (3, 100, 3.593419195462753e-26),
+            (121, 59, 4.4344492637551645e-06),
+            (1000, 1200, 2.1817026407914194e-05),
+        ] {
+            close(mcnemar_exact(gained, lost), p);
+            close(mcnemar_exact(lost, gained), p);
+        }
+    }
+
+    #[test]
+    fn the_bootstrap_is_pinned_by_its_seed() {
+        let values = [1.0, 2.0, 4.0, 8.0];
+        let mean = |draw: &[usize]| draw.iter().map(|i| values[*i]).sum::<f64>() / 4.0;
+        let first = bootstrap(4, 3, 7, mean);
+        assert_eq!(first, bootstrap(4, 3, 7, mean));
+        assert_ne!(first, bootstrap(4, 3, 8, mean));
+        assert_eq!(first, [3.75, 1.75, 3.0]);
+        assert!(bootstrap(0, 3, 7, mean).is_empty());
+    }
+
+    #[test]
+    fn the_bootstrap_covers_the_mean_of_normal_like_data() {
+        // The standard error of the mean of 0..100 is 28.87 / 10.
+        let mean = |draw: &[usize]| draw.iter().sum::<usize>() as f64 / 100.0;
+        let values = bootstrap(100, 4000, 1, mean);
+        let (low, high) = percentile_interval(&values).unwrap();
+        assert!((low - (49.5 - 1.96 * 2.887)).abs() < 0.4, "{low}");
+        assert!((high - (49.5 + 1.96 * 2.887)).abs() < 0.4, "{high}");
+        assert_eq!(bootstrap_p(&[1.0; 99]), Some(0.02));
+        assert_eq!(bootstrap_p(&[1.0, -1.0]), Some(1.0));
+        assert_eq!(percentile_interval(&[1.0, f64::NAN]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_wilson_interval_holds_its_share(n in 1u64..5000, part in 0.0..=1.0f64) {
+            let count = (part * n as f64).round() as u64;
+            let (low, high) = wilson(count, n).unwrap();
+            let p = count as f64 / n as f64;
+            prop_assert!(0.0 <= low && low <= p && p <= high && high <= 1.0);
+        }
+    }
 }

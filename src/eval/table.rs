@@ -129,3 +129,56 @@ fn escaped(text: &str) -> String {
         .replace('<', "&lt;")
         .replace(['\n', '\r'], " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::{Alarm, AlarmKind, FORMAT, Interval, ModelScores, Test};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_table_shows_value_interval_and_change_or_that_nothing_was_measured() {
+        let loss = Score {
+            name: "loss".into(),
+            unit: Unit::NatsPerToken,
+            higher_is_better: false,
+            n: 40,
+            count: None,
+            tokens: Some(99),
+            value: 1.25,
+            interval: Some(Interval { low: 1.0, high: 1.5 }),
+            change: Some(Change {
+                value: -0.5,
+                interval: None,
+                test: Test::PairedBootstrap,
+                p: 0.002,
+                gained: None,
+                lost: None,
+            }),
+        };
+        let model = |name: &str, metrics| ModelScores {
+            model: name.into(),
+            overall: Group { n: 40, metrics },
+            by: BTreeMap::new(),
+        };
+        let scores = Scores {
+            format: FORMAT,
+            rows: 40,
+            baseline: Some("base".into()),
+            samples: 100,
+            models: vec![model("base", vec![]), model("a|b", vec![loss])],
+            alarms: vec![Alarm {
+                kind: AlarmKind::AllZero,
+                models: vec![],
+                message: "x < y".into(),
+            }],
+        };
+        let text = markdown(&scores);
+        assert!(text.contains("- x &lt; y\n"), "{text}");
+        assert!(text.contains("| base | 40 | not measured |"), "{text}");
+        assert!(
+            text.contains("| a\\|b | 40 | 1.250 [1.000, 1.500]<br>Δ −0.500, p = 0.0020 |"),
+            "{text}"
+        );
+    }
+}
