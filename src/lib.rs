@@ -10,3 +10,4 @@ pub mod files;
 pub mod hash;
 pub mod release;
 pub mod step;
+pub mod steps;

@@ -58,6 +58,8 @@ pub struct Scores {
     /// among the models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<String>,
+    /// Confidence of all intervals.
+    pub confidence: f64,
     /// Bootstrap resamples behind the intervals that are not Wilson's.
     pub samples: u64,
     /// The models in the order of the generations.
@@ -255,6 +257,7 @@ pub fn score(
         format: FORMAT,
         rows: rows.len() as u64,
         baseline: baseline.map(|i| names[i].to_owned()),
+        confidence: stats::CONFIDENCE,
         samples: options.samples as u64,
         models: names
             .iter()

@@ -1,5 +1,7 @@
 //! Intervals and tests: Wilson, exact McNemar, and the seeded bootstrap.
 
+/// Confidence of every interval here.
+pub const CONFIDENCE: f64 = 0.95;
 /// The two-sided 95 % quantile of the standard normal distribution.
 const Z95: f64 = 1.959_963_984_540_054;
 
@@ -91,7 +93,8 @@ pub fn percentile_interval(values: &[f64]) -> Option<(f64, f64)> {
     }
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    Some((quantile(&sorted, 0.025), quantile(&sorted, 0.975)))
+    let tail = (1.0 - CONFIDENCE) / 2.0;
+    Some((quantile(&sorted, tail), quantile(&sorted, 1.0 - tail)))
 }
 
 /// Linear interpolation between order statistics (Hyndman and Fan's type 7).

@@ -43,8 +43,10 @@ pub fn markdown(scores: &Scores) -> String {
 
 fn preamble(scores: &Scores) -> String {
     let mut text = format!(
-        "{} rows. In brackets 95 % intervals: Wilson's for shares, else percentiles of {} bootstrap resamples.",
-        scores.rows, scores.samples
+        "{} rows. In brackets {:.0} % intervals: Wilson's for shares, else percentiles of {} bootstrap resamples.",
+        scores.rows,
+        100.0 * scores.confidence,
+        scores.samples
     );
     if let Some(baseline) = &scores.baseline {
         let _ = write!(
@@ -165,6 +167,7 @@ mod tests {
             format: FORMAT,
             rows: 40,
             baseline: Some("base".into()),
+            confidence: 0.95,
             samples: 100,
             models: vec![model("base", vec![]), model("a|b", vec![loss])],
             alarms: vec![Alarm {

@@ -453,8 +453,9 @@ fn environment() -> Environment<'static> {
         let training = |r: &Value| r.get_attr("training").is_ok_and(|v| v.is_true());
         reports.into_iter().filter(|r| !training(r)).collect::<Vec<_>>()
     });
-    environment.add_function("facts", |data: Option<Serde<Json>>| {
-        facts(&data.map_or(Json::Null, |data| data.0))
+    environment.add_function("facts", |data: Option<Serde<Json>>, but: Option<Vec<String>>| {
+        let data = data.map_or(Json::Null, |data| data.0);
+        facts(&data, &but.unwrap_or_default())
     });
     environment
 }
@@ -471,9 +472,11 @@ fn kind_of(report: &Value) -> Option<String> {
     report.get_attr("kind").ok()?.as_str().map(str::to_owned)
 }
 
-/// The table of everything a metrics file measured.
-fn facts(data: &Json) -> String {
-    let facts = flatten(data);
+/// The table of everything a metrics file measured, but for some top keys.
+fn facts(data: &Json, but: &[String]) -> String {
+    let top = |fact: &Fact| fact.name.split('.').next().unwrap_or_default().to_owned();
+    let mut facts = flatten(data);
+    facts.retain(|fact| !but.contains(&top(fact)));
     if facts.is_empty() {
         return format!("{NOT_MEASURED}\n");
     }
@@ -587,7 +590,7 @@ mod tests {
                 "interval": {"low": value / 2.0, "high": value * 2.0}, "change": change})
         };
         let change = json!({"value": 0.125, "test": "mcnemar_exact", "p": 0.03125});
-        let scores = json!({"format": 1, "rows": 40, "baseline": "base", "samples": 1000,
+        let scores = json!({"format": 1, "rows": 40, "baseline": "base", "confidence": 0.95, "samples": 1000,
             "models": [
                 {"model": "base", "overall": {"n": 40, "metrics": [score("exact_match", "proportion", 0.25, Json::Null)]}, "by": {}},
                 {"model": "stage1", "overall": {"n": 40, "metrics": [
@@ -596,7 +599,8 @@ mod tests {
             "alarms": [{"kind": "small_sample", "models": [], "message": "only 40 | rows"}]});
         vec![
             metrics("leaks", 5, json!({"format": 1, "rows": {"train": 321, "test": 40}, "exact_duplicates": 0})),
-            metrics("stage1", 12, json!({"format": 1, "final_loss": 1.5625})),
+            metrics("stage1", 12, json!({"format": 1, "final_loss": 1.5625, "config": {"rank": 99},
+                "validation": [{"step": 50, "loss": 3.5}, {"step": 60, "loss": 2.125}]})),
             metrics("stage2", 22, json!({"format": 1, "final_loss": 0.78125})),
             metrics("scores", 31, scores),
         ]
@@ -626,6 +630,7 @@ mod tests {
         if let Some(path) = std::env::var_os("RETUNE_TEST_CARD") {
             std::fs::write(path, &card).unwrap();
         }
+        assert!(!card.contains("99"), "{card}");
         for text in [
             "license: \"apache-2.0\"\n",
             "library_name: \"peft\"\nbase_model: \"org/tiny\"\nbase_model_relation: \"adapter\"",
@@ -635,6 +640,8 @@ mod tests {
             "| learning_rate | 0.00005 |",
             "| targets | q_proj, v_proj |",
             "| final_loss | 1.5625 |",
+            "Validation loss after step 60: 2.125 nats per token.",
+            "train `@split.train`, adapter `@stage1.adapter`.\n",
             "| final_loss | 0.78125 |",
             "![loss](<charts/loss.svg>)",
             "| model | n | exact match | loss |",

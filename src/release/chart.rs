@@ -68,6 +68,8 @@ impl Log {
     }
 }
 
+/// Plotters rounds to whole units: with several a pixel, curves stay smooth.
+const UNITS: u32 = 4;
 /// Size of one panel, in pixels.
 const PANEL: (u32, u32) = (420, 320);
 /// Panels beside each other before a new row begins.
@@ -94,12 +96,19 @@ pub fn loss(title: &str, logs: &[Log]) -> Result<String, ChartError> {
         PANEL.0 * columns as u32,
         TITLE + PANEL.1 * rows as u32,
     );
+    let units = (size.0 * UNITS, size.1 * UNITS);
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        let root = SVGBackend::with_string(&mut svg, units).into_drawing_area();
         draw(&root, title, logs, (rows, columns)).map_err(|e| ChartError::Draw(e.to_string()))?;
     }
-    Ok(svg)
+    let extent = |(width, height): (u32, u32)| format!("width=\"{width}\" height=\"{height}\"");
+    Ok(svg.replacen(&extent(units), &extent(size), 1))
+}
+
+/// Pixels as units.
+const fn px(pixels: u32) -> u32 {
+    pixels * UNITS
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -107,9 +116,9 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw(root: &Area<'_>, title: &str, logs: &[Log], grid: (usize, usize)) -> Drawn {
     root.fill(&WHITE)?;
-    let (top, below) = root.split_vertically(TITLE);
-    let style = text(20).pos(Pos::new(HPos::Center, VPos::Center));
-    let middle = (top.dim_in_pixel().0 as i32 / 2, TITLE as i32 / 2 + 4);
+    let (top, below) = root.split_vertically(px(TITLE));
+    let style = text(22).pos(Pos::new(HPos::Center, VPos::Center));
+    let middle = (top.dim_in_pixel().0 as i32 / 2, px(TITLE / 2 + 4) as i32);
     top.draw_text(title, &style, middle)?;
     for (panel, log) in below.split_evenly(grid).iter().zip(logs) {
         draw_panel(panel, log)?;
@@ -121,66 +130,70 @@ fn draw(root: &Area<'_>, title: &str, logs: &[Log], grid: (usize, usize)) -> Dra
 fn draw_panel(area: &Area<'_>, log: &Log) -> Drawn {
     let (x, y) = ranges(log);
     let mut chart = ChartBuilder::on(area)
-        .caption(&log.label, text(16))
-        .margin(10)
-        .margin_right(18)
-        .x_label_area_size(42)
-        .y_label_area_size(58)
+        .caption(&log.label, text(18))
+        .margin(px(10))
+        .margin_right(px(18))
+        .x_label_area_size(px(44))
+        .y_label_area_size(px(60))
         .build_cartesian_2d(x, y)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .bold_line_style(FAINT)
+        .bold_line_style(FAINT.stroke_width(px(1)))
         .light_line_style(TRANSPARENT)
-        .axis_style(INK)
+        .axis_style(INK.stroke_width(px(1)))
+        .set_all_tick_mark_size(px(5))
         .x_labels(6)
         .y_labels(6)
         .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.2}"))
-        .label_style(text(12))
-        .axis_desc_style(text(13))
+        .label_style(text(14))
+        .axis_desc_style(text(15))
         .x_desc("step")
         .y_desc("loss (nats/token)")
         .draw()?;
     let raw = thinned(&log.training);
     if !raw.is_empty() {
         let smooth = thinned(&smoothed(&log.training));
+        let faint = TRAINING.mix(0.35).stroke_width(px(1));
+        let strong = TRAINING.stroke_width(px(2));
         chart
-            .draw_series(LineSeries::new(points(&raw), TRAINING.mix(0.3)))?
+            .draw_series(LineSeries::new(points(&raw), faint))?
             .label("training")
-            .legend(|(x, y)| swatch(x, y, TRAINING.mix(0.3).stroke_width(1)));
+            .legend(move |(x, y)| swatch(x, y, faint));
         chart
-            .draw_series(LineSeries::new(points(&smooth), TRAINING.stroke_width(2)))?
+            .draw_series(LineSeries::new(points(&smooth), strong))?
             .label("training, smoothed")
-            .legend(|(x, y)| swatch(x, y, TRAINING.stroke_width(2)));
+            .legend(move |(x, y)| swatch(x, y, strong));
     }
     if !log.validation.is_empty() {
-        let dot = |at| Circle::new(at, 4, VALIDATION.filled());
-        chart
-            .draw_series(LineSeries::new(points(&log.validation), VALIDATION.mix(0.6)))?;
+        let dot = |at| Circle::new(at, px(4), VALIDATION.filled());
+        let line = VALIDATION.mix(0.6).stroke_width(px(1));
+        chart.draw_series(LineSeries::new(points(&log.validation), line))?;
         chart
             .draw_series(points(&log.validation).map(dot))?
             .label("validation")
-            .legend(|(x, y)| Circle::new((x + 9, y), 4, VALIDATION.filled()));
+            .legend(|(x, y)| Circle::new((x + px(9) as i32, y), px(4), VALIDATION.filled()));
     }
     chart
         .configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.8))
         .border_style(FAINT)
-        .label_font(text(12))
-        .legend_area_size(24)
+        .label_font(text(14))
+        .legend_area_size(px(26))
+        .margin(px(6))
         .draw()?;
     Ok(())
 }
 
 fn swatch(x: i32, y: i32, style: ShapeStyle) -> PathElement<(i32, i32)> {
-    PathElement::new([(x, y), (x + 18, y)], style)
+    PathElement::new([(x, y), (x + px(18) as i32, y)], style)
 }
 
 /// The viewer's own sans-serif: no font is needed to draw.
 fn text(size: u32) -> TextStyle<'static> {
-    let font = FontDesc::new(FontFamily::SansSerif, f64::from(size), FontStyle::Normal);
+    let font = FontDesc::new(FontFamily::SansSerif, f64::from(px(size)), FontStyle::Normal);
     font.transform(FontTransform::None).color(&INK)
 }
 
@@ -199,20 +212,17 @@ fn ranges(log: &Log) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     (0.0..last * 1.02, low..high + margin)
 }
 
-/// The exponential moving mean over about a twentieth of the run, started
-/// without the pull towards zero (as Adam corrects its moments).
+/// The mean over about a twentieth of the run around each point, over less
+/// towards the ends so that it stays centred and does not lag.
 fn smoothed(series: &[(u64, f64)]) -> Vec<(u64, f64)> {
-    let window = (series.len() as f64 / 20.0).max(1.0);
-    let keep = 1.0 - 2.0 / (window + 1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    series
-        .iter()
-        .map(|(step, loss)| {
-            sum = keep * sum + loss;
-            weight = keep * weight + 1.0;
-            (*step, sum / weight)
-        })
-        .collect()
+    let reach = series.len() / 40;
+    let mean = |(i, (step, _)): (usize, &(u64, f64))| {
+        let reach = reach.min(i).min(series.len() - 1 - i);
+        let around = &series[i - reach..=i + reach];
+        let sum: f64 = around.iter().map(|(_, loss)| loss).sum();
+        (*step, sum / around.len() as f64)
+    };
+    series.iter().enumerate().map(mean).collect()
 }
 
 /// Every k-th point and the last, at most about [`MOST_POINTS`].

@@ -1,0 +1,36 @@
+//! The kinds, one file each: thin glue from parameters and ports to the rooms that do the work.
+
+mod chart_loss;
+mod eval_score;
+mod release_card;
+mod release_folder;
+mod release_recipe;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::files;
+use crate::step::{Context, Registry, StepError};
+
+/// Adds every kind of this crate to a registry.
+pub fn register(registry: &mut Registry) {
+    registry.add::<chart_loss::ChartLoss>();
+    registry.add::<eval_score::EvalScore>();
+    registry.add::<release_card::ReleaseCard>();
+    registry.add::<release_folder::ReleaseFolder>();
+    registry.add::<release_recipe::ReleaseRecipe>();
+}
+
+/// Label and path of everything behind a port.
+fn labelled(context: &Context<'_>, port: &str) -> Vec<(String, PathBuf)> {
+    let pair = |input: &crate::step::Input| (input.label.clone(), input.path.clone());
+    context.all(port).map(pair).collect()
+}
+
+/// Writes one JSON object for people to read too: indented, with a last newline.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StepError> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    Ok(files::write(path, text)?)
+}
