@@ -4,6 +4,7 @@
 //! **pipeline → graph → plan → exec → record**; a module may import only what
 //! the table in `tests/layering.rs` allows it.
 
+pub mod data;
 pub mod files;
 pub mod hash;
 pub mod step;
