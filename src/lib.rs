@@ -7,4 +7,5 @@
 pub mod data;
 pub mod files;
 pub mod hash;
+pub mod ml;
 pub mod step;
