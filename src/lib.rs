@@ -8,4 +8,6 @@ pub mod data;
 pub mod files;
 pub mod hash;
 pub mod ml;
+pub mod pipeline;
 pub mod step;
+pub mod store;

@@ -23,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "plan",
         &["hash", "files", "pipeline", "step", "graph", "store"],
     ),
-    ("event", &["hash", "pipeline", "plan"]),
+    ("event", &["hash", "pipeline", "step", "plan"]),
     (
         "exec",
         &[
@@ -36,7 +36,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "hash", "files", "pipeline", "step", "graph", "store", "plan", "event",
         ],
     ),
-    ("report", &["hash", "pipeline", "plan", "event"]),
+    ("report", &["hash", "pipeline", "step", "plan", "event"]),
     (
         "steps",
         &[

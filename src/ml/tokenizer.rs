@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
 use serde::Serialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper};
+use tokenizers::{AddedToken, DecoderWrapper, PostProcessorWrapper};
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl};
 
 use super::config::{SpecialIds, pretty_json};
@@ -135,13 +136,6 @@ pub fn train(
     tokenizer
         .train(&mut trainer, texts.iter())
         .map_err(library("train a tokenizer"))?;
-    let tokenizer: TokenizerImpl<
-        ModelWrapper,
-        NormalizerWrapper,
-        PreTokenizerWrapper,
-        PostProcessorWrapper,
-        DecoderWrapper,
-    > = tokenizers::Tokenizer::from(tokenizer).into();
     let text = tokenizer
         .to_string(true)
         .map_err(library("write a tokenizer"))?;
@@ -282,6 +276,7 @@ impl Tokenizer {
             unk_token: self.strings.get("unk_token"),
         };
         let template = self.templates.get_template("chat").map_err(template_error)?;
+        let variables = minijinja::Value::from_serialize(variables);
         template.render(variables).map_err(template_error)
     }
 
@@ -314,8 +309,9 @@ fn environment(
     path: &Path,
 ) -> Result<Environment<'static>, TokenizerError> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build().expect("the usual delimiters are valid"));
     environment.add_function("raise_exception", |text: String| {
         Err::<String, _>(minijinja::Error::new(
             minijinja::ErrorKind::InvalidOperation,

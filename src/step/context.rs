@@ -76,7 +76,8 @@ impl Context<'_> {
 
     /// The path behind an optional port.
     pub fn optional(&self, port: &str) -> Option<&Path> {
-        self.all(port).next().map(|input| input.path.as_path())
+        let input = self.inputs.iter().find(|input| input.port == port)?;
+        Some(&input.path)
     }
 
     /// Everything behind a port that takes many things.

@@ -1,0 +1,168 @@
+//! What happens in a run, as plain data: the executor sends events, the recorder and the reporters only receive them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::hash::Digest;
+use crate::pipeline::{PipelineName, StepName};
+use crate::plan::Verdict;
+use crate::step::{Progress, StepError};
+
+/// One thing that happened, in the order in which it happened.
+///
+/// `--events FILE` writes one JSON object a line:
+/// `{"time":"…","event":"step-started",…}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// Another build holds the project's lock; this one waits.
+    Waiting {
+        /// Who holds it, in words.
+        holder: String,
+    },
+    /// The graph is known and the run begins.
+    RunStarted {
+        /// Names the run's folder under `cache/runs`.
+        run: String,
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// How many steps the targets need.
+        steps: usize,
+        /// How many steps may run at once.
+        jobs: usize,
+    },
+    /// A step's inputs are known and it was decided what to do.
+    StepDecided {
+        /// The step.
+        step: StepName,
+        /// What will be done, and why.
+        verdict: Verdict,
+    },
+    /// A step's process was started.
+    StepStarted {
+        /// The step.
+        step: StepName,
+        /// Its kind.
+        kind: String,
+        /// What its result will be stored under.
+        key: Digest,
+    },
+    /// A running step reported how far it is.
+    StepProgress {
+        /// The step.
+        step: StepName,
+        /// How far.
+        progress: Progress,
+    },
+    /// A step ran, and its outputs are in the store and in place.
+    StepFinished {
+        /// The step.
+        step: StepName,
+        /// What its result is stored under.
+        key: Digest,
+        /// Wall time in seconds.
+        seconds: f64,
+        /// Peak resident memory of its process in bytes, where it is known.
+        peak_memory: Option<u64>,
+        /// What the step measured about itself.
+        facts: BTreeMap<String, Value>,
+        /// Whether every output is the same as before this run.
+        unchanged: bool,
+    },
+    /// A step's outputs were put back from the store.
+    StepRestored {
+        /// The step.
+        step: StepName,
+        /// What they are stored under.
+        key: Digest,
+    },
+    /// A step failed; its last good outputs are untouched.
+    StepFailed {
+        /// The step.
+        step: StepName,
+        /// Why.
+        error: StepError,
+        /// The last lines of its log.
+        log_tail: Vec<String>,
+        /// Where the whole log is.
+        log: Option<PathBuf>,
+    },
+    /// A step was not tried because one of its inputs failed.
+    StepSkipped {
+        /// The step.
+        step: StepName,
+        /// The step that failed.
+        because: StepName,
+    },
+    /// A step was stopped, or not begun, because the user asked the run to stop.
+    StepCancelled {
+        /// The step.
+        step: StepName,
+    },
+    /// Something on disk differed from what the step had written and was set
+    /// aside before the right output was put in its place.
+    OutputSetAside {
+        /// The step.
+        step: StepName,
+        /// The output, relative to the project.
+        path: String,
+        /// Where the edited version is now, relative to the project.
+        kept: String,
+    },
+    /// The user asked the run to stop; running steps have this long to comply.
+    Stopping {
+        /// Seconds until they are killed.
+        grace: f64,
+    },
+    /// Something a person should know that stops nothing.
+    Warning {
+        /// What.
+        message: String,
+    },
+    /// The run is over.
+    RunFinished {
+        /// How many steps ended how.
+        summary: Summary,
+        /// Wall time in seconds.
+        seconds: f64,
+    },
+}
+
+/// How many steps ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Nothing was to be done.
+    pub up_to_date: usize,
+    /// Outputs were put back from the store.
+    pub restored: usize,
+    /// Ran and finished.
+    pub ran: usize,
+    /// Ran and failed.
+    pub failed: usize,
+    /// Not tried because an input failed.
+    pub skipped: usize,
+    /// Stopped or not begun on the user's request.
+    pub cancelled: usize,
+}
+
+impl Summary {
+    /// Whether every step has its outputs.
+    pub fn complete(&self) -> bool {
+        self.failed + self.skipped + self.cancelled == 0
+    }
+}
+
+/// Where events go. Called from one thread, in order.
+pub trait Sink {
+    /// Takes note of an event.
+    fn event(&mut self, event: &Event);
+}
+
+impl<F: FnMut(&Event)> Sink for F {
+    fn event(&mut self, event: &Event) {
+        self(event)
+    }
+}

@@ -1,0 +1,172 @@
+//! What a plan says of a step, and why: plain data with one presenter.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::hash::Digest;
+use crate::pipeline::{StepName, ValueSource};
+
+/// What has to be done for a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "verdict")]
+pub enum Verdict {
+    /// The outputs on disk are the ones its key stands for.
+    UpToDate,
+    /// The store holds the outputs of this key: they are put back, not made again.
+    Restore {
+        /// What changed since the step was last current.
+        reasons: Vec<Reason>,
+    },
+    /// The step has to run.
+    Run {
+        /// What changed since the step was last built.
+        reasons: Vec<Reason>,
+    },
+    /// Known only when other steps have run: if their outputs come out
+    /// unchanged, nothing is done here.
+    Maybe {
+        /// The direct inputs that are not known yet.
+        waits_for: Vec<StepName>,
+    },
+}
+
+impl Verdict {
+    /// One word for tables.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::UpToDate => "up to date",
+            Verdict::Restore { .. } => "restore",
+            Verdict::Run { .. } => "run",
+            Verdict::Maybe { .. } => "maybe",
+        }
+    }
+
+    /// Why, for the verdicts that have reasons.
+    pub fn reasons(&self) -> &[Reason] {
+        match self {
+            Verdict::Restore { reasons } | Verdict::Run { reasons } => reasons,
+            Verdict::UpToDate | Verdict::Maybe { .. } => &[],
+        }
+    }
+}
+
+/// One thing that makes a step's last result no longer the right one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "reason")]
+pub enum Reason {
+    /// It has never finished.
+    NeverBuilt,
+    /// The user asked for it.
+    Forced,
+    /// It failed or was interrupted the last time.
+    DidNotFinish,
+    /// The step uses another kind than before.
+    Kind {
+        /// The kind it was built with.
+        old: String,
+        /// The kind it uses now.
+        new: String,
+    },
+    /// The kind's meaning changed.
+    KindVersion {
+        /// The version it was built with.
+        old: u32,
+        /// The version of this program.
+        new: u32,
+    },
+    /// A parameter changed.
+    Param {
+        /// Its name.
+        name: String,
+        /// The value it was built with; none when it is new.
+        old: Option<Value>,
+        /// The value now; none when it is gone.
+        new: Option<Value>,
+        /// Where the new value comes from.
+        source: Option<ValueSource>,
+    },
+    /// The content behind an input changed.
+    Input {
+        /// The port, with the label or path where it has one.
+        port: String,
+        /// What it was; none when the input is new.
+        old: Option<Digest>,
+        /// What it is; none when the input is gone.
+        new: Option<Digest>,
+    },
+    /// A declared environment variable changed.
+    Environment {
+        /// The variable.
+        name: String,
+        /// The value it was built with; none when it was not set.
+        old: Option<String>,
+        /// The value now; none when it is not set.
+        new: Option<String>,
+    },
+    /// An output is not where it belongs.
+    OutputMissing {
+        /// Relative to the project.
+        path: String,
+    },
+    /// An output is not what the step wrote.
+    OutputEdited {
+        /// Relative to the project.
+        path: String,
+    },
+    /// The store no longer holds an output of this key, or holds it damaged.
+    ObjectLost {
+        /// The output.
+        path: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NeverBuilt => write!(f, "never built"),
+            Reason::Forced => write!(f, "forced"),
+            Reason::DidNotFinish => write!(f, "did not finish the last time"),
+            Reason::Kind { old, new } => write!(f, "kind: {old} → {new}"),
+            Reason::KindVersion { old, new } => write!(f, "kind version: {old} → {new}"),
+            Reason::Param {
+                name,
+                old,
+                new,
+                source,
+            } => {
+                write!(f, "param {name}: ")?;
+                change(f, old.as_ref(), new.as_ref())?;
+                match source {
+                    Some(source) => write!(f, " ({source})"),
+                    None => Ok(()),
+                }
+            }
+            Reason::Input { port, old, new } => {
+                write!(f, "input {port}: ")?;
+                change(f, old.map(|d| d.short()), new.map(|d| d.short()))
+            }
+            Reason::Environment { name, old, new } => {
+                write!(f, "environment {name}: ")?;
+                change(f, old.as_ref(), new.as_ref())
+            }
+            Reason::OutputMissing { path } => write!(f, "output {path}: missing"),
+            Reason::OutputEdited { path } => write!(f, "output {path}: edited"),
+            Reason::ObjectLost { path } => write!(f, "output {path}: lost from the store"),
+        }
+    }
+}
+
+fn change<T: fmt::Display>(
+    f: &mut fmt::Formatter<'_>,
+    old: Option<T>,
+    new: Option<T>,
+) -> fmt::Result {
+    match (old, new) {
+        (Some(old), Some(new)) => write!(f, "{old} → {new}"),
+        (None, Some(new)) => write!(f, "added {new}"),
+        (Some(old), None) => write!(f, "removed {old}"),
+        (None, None) => write!(f, "unset"),
+    }
+}
