@@ -226,6 +226,13 @@ pub struct EncodedChat {
     pub prompt: usize,
 }
 
+impl EncodedChat {
+    /// As a sequence whose answer counts.
+    pub fn sequence(&self) -> Sequence {
+        Sequence::new(&self.tokens, self.prompt)
+    }
+}
+
 /// Encodes a chat row. The prompt is encoded on its own, exactly as it is when
 /// an answer is generated.
 pub fn encode_chat(row: &Row, tokenizer: &Tokenizer) -> Result<EncodedChat, BatchError> {

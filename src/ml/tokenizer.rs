@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use serde::Serialize;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
@@ -276,8 +277,7 @@ impl Tokenizer {
             unk_token: self.strings.get("unk_token"),
         };
         let template = self.templates.get_template("chat").map_err(template_error)?;
-        let variables = minijinja::Value::from_serialize(variables);
-        template.render(variables).map_err(template_error)
+        template.render(Serde(variables)).map_err(template_error)
     }
 
     /// Renders a conversation whose last message is the answer: the prompt as
