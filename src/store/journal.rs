@@ -1,0 +1,412 @@
+//! The journal: an append-only file of checked records from which the store's index is rebuilt at every start.
+//!
+//! Format 1: the line `retune journal 1`, then per record a `u32` length, the
+//! first eight bytes of the blake3 of the payload, and the payload (postcard).
+//! A torn or damaged tail is cut off at the last good record and said so; a
+//! journal of a newer format is refused, never overwritten.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::object::Entry;
+use crate::files::{self, FileError, PathContext};
+use crate::hash::Digest;
+
+const MAGIC: &[u8] = b"retune journal 1\n";
+const MAGIC_START: &[u8] = b"retune journal ";
+const HEAD: usize = 4 + 8;
+/// A record above this is damage, not data.
+const LONGEST: usize = 64 << 20;
+
+/// Which step of which pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StepRef {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The step's name.
+    pub step: String,
+}
+
+/// One line of history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Note {
+    /// A step began to run for a key.
+    Started(StepRef, Digest),
+    /// A step that had started gave these outputs.
+    Finished(StepRef, Digest, Entry),
+    /// A step's outputs were put back from the store, or found in place.
+    Restored(StepRef, Digest),
+    /// A step that had started failed.
+    Failed(StepRef, Digest),
+    /// The outputs of a key can no longer be had.
+    Lost(Digest),
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepState {
+    /// The key its outputs in place stand for.
+    pub current: Option<Digest>,
+    /// The key it last began to run for without finishing.
+    pub unfinished: Option<Digest>,
+}
+
+/// What the journal says, for look-up.
+#[derive(Debug, Default)]
+pub struct Index {
+    entries: HashMap<Digest, Entry>,
+    steps: HashMap<String, HashMap<String, StepState>>,
+    /// Records read or written since the journal was last compacted.
+    notes: usize,
+}
+
+impl Index {
+    /// What the store holds under a key.
+    pub fn entry(&self, key: &Digest) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// Where a step stands.
+    pub fn step(&self, pipeline: &str, step: &str) -> Option<&StepState> {
+        self.steps.get(pipeline)?.get(step)
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> impl Iterator<Item = (&Digest, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Takes note of what happened.
+    pub fn apply(&mut self, note: Note) {
+        self.notes += 1;
+        match note {
+            Note::Started(step, key) => self.state(step).unfinished = Some(key),
+            Note::Failed(step, key) => self.state(step).unfinished = Some(key),
+            Note::Finished(step, key, entry) => {
+                self.entries.insert(key, entry);
+                self.make_current(step, key);
+            }
+            Note::Restored(step, key) => self.make_current(step, key),
+            Note::Lost(key) => {
+                self.entries.remove(&key);
+            }
+        }
+    }
+
+    fn make_current(&mut self, step: StepRef, key: Digest) {
+        *self.state(step) = StepState {
+            current: Some(key),
+            unfinished: None,
+        };
+    }
+
+    fn state(&mut self, step: StepRef) -> &mut StepState {
+        let steps = self.steps.entry(step.pipeline).or_default();
+        steps.entry(step.step).or_default()
+    }
+
+    /// The shortest history that leads to this index.
+    fn notes(&self) -> Vec<Note> {
+        let mut finished = BTreeMap::new();
+        let mut later = BTreeMap::new();
+        for (pipeline, steps) in &self.steps {
+            for (step, state) in steps {
+                let step = StepRef {
+                    pipeline: pipeline.clone(),
+                    step: step.clone(),
+                };
+                if let Some(key) = state.current {
+                    finished.insert(step.clone(), key);
+                }
+                if let Some(key) = state.unfinished {
+                    later.insert(step, key);
+                }
+            }
+        }
+        let nobody = || StepRef {
+            pipeline: String::new(),
+            step: String::new(),
+        };
+        let entries: BTreeMap<_, _> = self.entries.iter().collect();
+        let mut notes: Vec<Note> = entries
+            .into_iter()
+            .map(|(key, entry)| Note::Finished(nobody(), *key, entry.clone()))
+            .collect();
+        notes.extend(finished.into_iter().map(|(s, k)| Note::Restored(s, k)));
+        notes.extend(later.into_iter().map(|(s, k)| Note::Started(s, k)));
+        notes
+    }
+}
+
+/// The journal's file.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+/// The journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It was written by a newer retune.
+    #[error("{} was written by a newer retune", .0.display())]
+    Newer(PathBuf),
+}
+
+/// What opening a journal found.
+pub struct Opened {
+    /// The journal, ready for more.
+    pub journal: Journal,
+    /// What it says.
+    pub index: Index,
+    /// How many bytes of a torn or damaged tail were cut off.
+    pub cut: u64,
+}
+
+impl Journal {
+    /// Opens the journal, creating it if there is none.
+    pub fn open(path: &Path) -> Result<Opened, JournalError> {
+        if let Some(folder) = path.parent() {
+            files::create_dir(folder)?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .on("open", path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).on("read", path)?;
+        let mut journal = Journal {
+            path: path.to_owned(),
+            file,
+        };
+        let (index, good) = journal.replay(&bytes)?;
+        let cut = (bytes.len() - good) as u64;
+        if cut > 0 || good == 0 {
+            journal.cut_at(good)?;
+        }
+        journal.file.seek(SeekFrom::End(0)).on("seek in", path)?;
+        let mut opened = Opened {
+            journal,
+            index,
+            cut,
+        };
+        opened.compact_if_worth_it()?;
+        Ok(opened)
+    }
+
+    /// The index, and how many bytes at the start are good.
+    fn replay(&self, bytes: &[u8]) -> Result<(Index, usize), JournalError> {
+        let mut index = Index::default();
+        if !bytes.starts_with(MAGIC) {
+            let whole_line = bytes.contains(&b'\n');
+            if bytes.starts_with(MAGIC_START) && whole_line {
+                return Err(JournalError::Newer(self.path.clone()));
+            }
+            return Ok((index, 0));
+        }
+        let mut good = MAGIC.len();
+        while let Some((note, length)) = parse(&bytes[good..]) {
+            index.apply(note);
+            good += length;
+        }
+        Ok((index, good))
+    }
+
+    fn cut_at(&mut self, good: usize) -> Result<(), FileError> {
+        self.file.set_len(good as u64).on("cut", &self.path)?;
+        if good == 0 {
+            self.file.rewind().on("seek in", &self.path)?;
+            self.file.write_all(MAGIC).on("write", &self.path)?;
+        }
+        self.file.sync_data().on("sync", &self.path)
+    }
+
+    /// Appends notes; durable only after [`Journal::sync`].
+    pub fn append(&mut self, notes: &[Note]) -> Result<(), FileError> {
+        let mut bytes = Vec::new();
+        for note in notes {
+            write_note(&mut bytes, note);
+        }
+        self.file.write_all(&bytes).on("append to", &self.path)
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.file.sync_data().on("sync", &self.path)
+    }
+}
+
+impl Opened {
+    /// Rewrites a journal that is mostly history.
+    fn compact_if_worth_it(&mut self) -> Result<(), FileError> {
+        let notes = self.index.notes();
+        if self.index.notes < 3 * notes.len() + 1000 {
+            return Ok(());
+        }
+        let mut bytes = MAGIC.to_vec();
+        for note in &notes {
+            write_note(&mut bytes, note);
+        }
+        let path = self.journal.path.clone();
+        files::write_atomic(&path, &bytes)?;
+        let file = OpenOptions::new().append(true).open(&path);
+        self.journal.file = file.on("open", &path)?;
+        self.index.notes = notes.len();
+        Ok(())
+    }
+}
+
+fn write_note(bytes: &mut Vec<u8>, note: &Note) {
+    let payload = postcard::to_stdvec(note).expect("notes are plain data");
+    bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&Digest::of(&payload).prefix().to_le_bytes());
+    bytes.extend_from_slice(&payload);
+}
+
+/// The first record of `bytes` and its length, or nothing if it is not whole.
+fn parse(bytes: &[u8]) -> Option<(Note, usize)> {
+    let (head, rest) = bytes.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
+    let payload = rest.get(..length).filter(|_| length <= LONGEST)?;
+    if Digest::of(payload).prefix().to_le_bytes() != head[4..] {
+        return None;
+    }
+    let note = postcard::from_bytes(payload).ok()?;
+    Some((note, HEAD + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::object::{Artifact, Output, Shape};
+    use std::fs;
+
+    fn step(name: &str) -> StepRef {
+        StepRef {
+            pipeline: "p".into(),
+            step: name.into(),
+        }
+    }
+
+    fn entry(text: &str) -> Entry {
+        let artifact = Artifact {
+            digest: Digest::of(text.as_bytes()),
+            shape: Shape::File,
+            size: text.len() as u64,
+        };
+        Entry {
+            outputs: vec![Output {
+                path: "out".into(),
+                artifact,
+            }],
+            record: Digest::of(b"record"),
+            millis: 7,
+        }
+    }
+
+    fn notes() -> Vec<Note> {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        vec![
+            Note::Started(step("x"), a),
+            Note::Finished(step("x"), a, entry("1")),
+            Note::Started(step("x"), b),
+            Note::Finished(step("x"), b, entry("2")),
+            Note::Restored(step("x"), a),
+            Note::Started(step("y"), b),
+        ]
+    }
+
+    fn append(opened: &mut Opened, notes: Vec<Note>) {
+        opened.journal.append(&notes).unwrap();
+        for note in notes {
+            opened.index.apply(note);
+        }
+    }
+
+    fn check(index: &Index) {
+        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        assert_eq!(index.entry(&a), Some(&entry("1")));
+        assert_eq!(index.entry(&b), Some(&entry("2")));
+        assert_eq!(index.step("p", "x").unwrap().current, Some(a));
+        assert_eq!(index.step("p", "y").unwrap().unfinished, Some(b));
+        assert_eq!(index.step("p", "z"), None);
+    }
+
+    #[test]
+    fn what_was_appended_is_there_after_opening_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut opened = Journal::open(&path).unwrap();
+        append(&mut opened, notes());
+        check(&opened.index);
+        check(&Journal::open(&path).unwrap().index);
+    }
+
+    #[test]
+    fn a_torn_or_flipped_tail_is_cut_and_the_rest_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut opened = Journal::open(&path).unwrap();
+        append(&mut opened, notes());
+        let whole = fs::read(&path).unwrap();
+        for cut in MAGIC.len()..whole.len() {
+            let mut bytes = whole[..cut].to_vec();
+            fs::write(&path, &bytes).unwrap();
+            let kept = Journal::open(&path).unwrap();
+            assert!(kept.index.notes < notes().len());
+            assert_eq!(fs::metadata(&path).unwrap().len() + kept.cut, cut as u64);
+            bytes = whole.clone();
+            bytes[cut] ^= 0x10;
+            fs::write(&path, &bytes).unwrap();
+            assert!(Journal::open(&path).unwrap().cut > 0, "flipped byte {cut}");
+        }
+    }
+
+    #[test]
+    fn a_journal_can_go_on_after_a_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut opened = Journal::open(&path).unwrap();
+        append(&mut opened, notes());
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+        let mut opened = Journal::open(&path).unwrap();
+        let last = notes().pop().unwrap();
+        append(&mut opened, vec![last]);
+        let again = Journal::open(&path).unwrap();
+        assert_eq!(again.cut, 0);
+        check(&again.index);
+    }
+
+    #[test]
+    fn a_newer_journal_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        fs::write(&path, "retune journal 2\nwhatever").unwrap();
+        assert!(matches!(Journal::open(&path), Err(JournalError::Newer(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"retune journal 2\nwhatever");
+    }
+
+    #[test]
+    fn compaction_keeps_the_meaning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut opened = Journal::open(&path).unwrap();
+        for _ in 0..400 {
+            append(&mut opened, notes());
+        }
+        let long = fs::metadata(&path).unwrap().len();
+        check(&Journal::open(&path).unwrap().index);
+        assert!(fs::metadata(&path).unwrap().len() < long / 50);
+        check(&Journal::open(&path).unwrap().index);
+    }
+}

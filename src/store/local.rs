@@ -1,0 +1,534 @@
+//! The store in a local folder: objects by digest, and putting them in place.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::journal::{Index, Journal, JournalError, Note};
+use super::object::{Artifact, BadListing, Entry, Listing, Shape};
+use super::stat::{ContentError, StatCache};
+use crate::files::{self, FileError, PathContext};
+use crate::hash::Digest;
+
+/// Files from this size on are hard-linked into place where the file system
+/// cannot share their blocks; smaller ones are cheaper to copy.
+const LINK_FROM: u64 = 1 << 20;
+
+/// Above this many new objects one `syncfs` is cheaper than a sync for each.
+const SYNC_EACH_UP_TO: usize = 8;
+
+/// The store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A path could not be hashed.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An object is not in the store, or its bytes are not what its name says.
+    #[error("object {0:?} is {1}")]
+    Object(Digest, &'static str),
+    /// A folder's listing is damaged.
+    #[error(transparent)]
+    Listing(#[from] BadListing),
+}
+
+/// Keeps results by digest and knows which key gave which.
+///
+/// A small face, so that a test can put a store behind it that fails at the
+/// n-th operation, and so that a shared store can come later.
+pub trait Store: Send + Sync {
+    /// Takes the file or folder at `path` into the store; `path` is gone
+    /// afterwards. Returns what it was.
+    fn take(&self, path: &Path) -> Result<Artifact, StoreError>;
+    /// Stores bytes as an object.
+    fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError>;
+    /// The bytes of an object, checked against its digest.
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
+    /// Puts an artifact at `path`, replacing what is there.
+    fn place(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError>;
+    /// Whether every object of the artifact is there and undamaged.
+    fn holds(&self, artifact: &Artifact) -> bool;
+    /// Adds to the history; durable after [`Store::commit`].
+    fn note(&self, note: Note) -> Result<(), StoreError>;
+    /// Makes new objects durable, then the history that speaks of them.
+    fn commit(&self) -> Result<(), StoreError>;
+}
+
+/// The store under `cache/`.
+pub struct LocalStore {
+    objects: PathBuf,
+    stats: StatCache,
+    log: Mutex<Log>,
+    /// Objects written since the last commit.
+    fresh: Mutex<Vec<PathBuf>>,
+    /// Set once the file system has said that it cannot share blocks.
+    no_reflink: AtomicBool,
+    temporary: AtomicU64,
+}
+
+struct Log {
+    journal: Journal,
+    index: Index,
+    waiting: Vec<Note>,
+}
+
+impl LocalStore {
+    /// Opens the store in `folder`, creating it if there is none. Also says how
+    /// many bytes of a damaged journal had to be cut off.
+    pub fn open(folder: &Path) -> Result<(Self, u64), StoreError> {
+        let opened = Journal::open(&folder.join("journal"))?;
+        let store = LocalStore {
+            objects: folder.join("objects"),
+            stats: StatCache::open(&folder.join("stat")),
+            log: Mutex::new(Log {
+                journal: opened.journal,
+                index: opened.index,
+                waiting: Vec::new(),
+            }),
+            fresh: Mutex::default(),
+            no_reflink: AtomicBool::new(false),
+            temporary: AtomicU64::new(0),
+        };
+        Ok((store, opened.cut))
+    }
+
+    /// The digests of files by stat tuple, for inputs as well as outputs.
+    pub fn stats(&self) -> &StatCache {
+        &self.stats
+    }
+
+    /// Looks something up in the history, uncommitted notes included.
+    pub fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(&self.lock().index)
+    }
+
+    /// What is stored under a key.
+    pub fn entry(&self, key: &Digest) -> Option<Entry> {
+        self.with_index(|index| index.entry(key).cloned())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Where an object lies.
+    pub fn object_path(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.to_string();
+        self.objects.join(&hex[..2]).join(&hex[2..])
+    }
+
+    fn fresh_object(&self, path: PathBuf) {
+        let mut fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        fresh.push(path);
+    }
+
+    fn take_file(&self, path: &Path, artifact: &Artifact) -> Result<(), StoreError> {
+        let object = self.object_path(&artifact.digest);
+        self.stats.forget(path);
+        if self.intact(&artifact.digest) {
+            return Ok(files::remove(path)?);
+        }
+        let parent = object.parent().unwrap_or(&self.objects);
+        fs::set_permissions(path, Permissions::from_mode(0o444)).on("protect", path)?;
+        match fs::rename(path, &object) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                files::create_dir(parent)?;
+                fs::rename(path, &object).on("store", path)?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+                files::create_dir(parent)?;
+                self.copy(path, &object, 0o444)?;
+                files::remove(path)?;
+            }
+            other => other.on("store", path)?,
+        }
+        self.stats.vouch(&object, artifact.digest)?;
+        self.fresh_object(object);
+        Ok(())
+    }
+
+    fn take_folder(&self, path: &Path, listing: &Listing) -> Result<(), StoreError> {
+        for entry in &listing.entries {
+            let child = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+            match entry.artifact.shape {
+                Shape::Folder => {
+                    let inner = self.stats.listing(&child)?;
+                    self.take_folder(&child, &inner)?;
+                }
+                Shape::File | Shape::Executable => self.take_file(&child, &entry.artifact)?,
+            }
+        }
+        self.put(&listing.to_bytes())?;
+        Ok(files::remove(path)?)
+    }
+
+    /// Whether an object is there with the right bytes. Trusts the stat cache:
+    /// reads the object only if it was touched since it was stored.
+    fn intact(&self, digest: &Digest) -> bool {
+        let found = self.stats.content(&self.object_path(digest));
+        found.is_ok_and(|artifact| artifact.digest == *digest)
+    }
+
+    fn place_file(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError> {
+        if !self.intact(&artifact.digest) {
+            return Err(StoreError::Object(artifact.digest, "missing or damaged"));
+        }
+        let object = self.object_path(&artifact.digest);
+        let executable = artifact.shape == Shape::Executable;
+        let mode = if executable { 0o555 } else { 0o444 };
+        let shared = self.reflink(&object, path, mode)?;
+        if !shared {
+            // A hard link shares the mode, so an executable is always copied.
+            let linked =
+                artifact.size >= LINK_FROM && !executable && fs::hard_link(&object, path).is_ok();
+            if linked {
+                // The link changed the object's ctime, which vouches for it.
+                self.stats.vouch(&object, artifact.digest)?;
+            } else {
+                self.copy(&object, path, mode)?;
+            }
+        }
+        Ok(self.stats.learn(path, artifact.digest)?)
+    }
+
+    /// Shares the object's blocks with a new file; false where the file system
+    /// cannot.
+    fn reflink(&self, from: &Path, to: &Path, mode: u32) -> Result<bool, FileError> {
+        if self.no_reflink.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let source = files::open(from)?;
+        let target = files::create(to)?;
+        if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+            self.no_reflink.store(true, Ordering::Relaxed);
+            files::remove(to)?;
+            return Ok(false);
+        }
+        let mode = Permissions::from_mode(mode);
+        target.set_permissions(mode).on("protect", to)?;
+        Ok(true)
+    }
+
+    fn copy(&self, from: &Path, to: &Path, mode: u32) -> Result<(), FileError> {
+        let mut source = files::open(from)?;
+        let mut target = files::create(to)?;
+        io::copy(&mut source, &mut target).on("write", to)?;
+        let mode = Permissions::from_mode(mode);
+        target.set_permissions(mode).on("protect", to)
+    }
+
+    fn place_folder(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
+        let listing = Listing::from_bytes(&self.get(digest)?, *digest)?;
+        files::create_dir(path)?;
+        for entry in &listing.entries {
+            let child = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+            self.place_new(&entry.artifact, &child)?;
+        }
+        Ok(())
+    }
+
+    /// Puts an artifact where nothing is.
+    fn place_new(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError> {
+        match artifact.shape {
+            Shape::Folder => self.place_folder(&artifact.digest, path),
+            Shape::File | Shape::Executable => self.place_file(artifact, path),
+        }
+    }
+
+    fn sync_fresh(&self) -> Result<(), FileError> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(|e| e.into_inner());
+        let paths = std::mem::take(&mut *fresh);
+        drop(fresh);
+        if paths.len() > SYNC_EACH_UP_TO {
+            let folder = files::open(&self.objects)?;
+            return rustix::fs::syncfs(&folder)
+                .map_err(io::Error::from)
+                .on("sync", &self.objects);
+        }
+        for path in paths {
+            files::open(&path)?.sync_all().on("sync", &path)?;
+            if let Some(folder) = path.parent() {
+                File::open(folder)
+                    .and_then(|f| f.sync_all())
+                    .on("sync", folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for LocalStore {
+    fn take(&self, path: &Path) -> Result<Artifact, StoreError> {
+        refuse_links(path)?;
+        let artifact = self.stats.content(path)?;
+        match artifact.shape {
+            Shape::Folder => self.take_folder(path, &self.stats.listing(path)?)?,
+            Shape::File | Shape::Executable => self.take_file(path, &artifact)?,
+        }
+        Ok(artifact)
+    }
+
+    fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.intact(&digest) {
+            return Ok(digest);
+        }
+        let object = self.object_path(&digest);
+        let parent = object.parent().unwrap_or(&self.objects);
+        files::create_dir(parent)?;
+        let n = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = parent.join(format!(".new-{}-{n}", std::process::id()));
+        files::write(&temporary, bytes)?;
+        fs::set_permissions(&temporary, Permissions::from_mode(0o444)).on("protect", &temporary)?;
+        fs::rename(&temporary, &object).on("store", &object)?;
+        self.stats.vouch(&object, digest)?;
+        self.fresh_object(object);
+        Ok(digest)
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.object_path(digest);
+        let bytes = match fs::read(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Object(*digest, "missing"));
+            }
+            other => other.on("read", &path)?,
+        };
+        if Digest::of(&bytes) != *digest {
+            return Err(StoreError::Object(*digest, "damaged"));
+        }
+        Ok(bytes)
+    }
+
+    fn place(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default();
+        files::create_dir(folder)?;
+        let mut temporary = std::ffi::OsString::from(".retune-new-");
+        temporary.push(name);
+        let temporary = folder.join(temporary);
+        files::remove(&temporary)?;
+        self.place_new(artifact, &temporary)?;
+        replace(&temporary, path)?;
+        self.stats.forget(&temporary);
+        match artifact.shape {
+            Shape::Folder => self.learn_folder(&artifact.digest, path)?,
+            Shape::File | Shape::Executable => self.stats.learn(path, artifact.digest)?,
+        }
+        Ok(())
+    }
+
+    fn holds(&self, artifact: &Artifact) -> bool {
+        match artifact.shape {
+            Shape::File | Shape::Executable => self.intact(&artifact.digest),
+            Shape::Folder => {
+                let listing = self
+                    .get(&artifact.digest)
+                    .ok()
+                    .and_then(|bytes| Listing::from_bytes(&bytes, artifact.digest).ok());
+                listing.is_some_and(|l| l.entries.iter().all(|e| self.holds(&e.artifact)))
+            }
+        }
+    }
+
+    fn note(&self, note: Note) -> Result<(), StoreError> {
+        let log = &mut *self.lock();
+        // Later steps of this run can go on at once, but what speaks of outputs
+        // must not become durable before they are.
+        log.index.apply(note.clone());
+        if matches!(note, Note::Finished(..) | Note::Restored(..)) {
+            log.waiting.push(note);
+            return Ok(());
+        }
+        Ok(log.journal.append(&[note])?)
+    }
+
+    fn commit(&self) -> Result<(), StoreError> {
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.sync_fresh()?;
+        let log = &mut *self.lock();
+        log.journal.append(&waiting)?;
+        Ok(log.journal.sync()?)
+    }
+}
+
+impl LocalStore {
+    /// Notes the digests of the files of a folder that was just put in place.
+    fn learn_folder(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
+        let listing = Listing::from_bytes(&self.get(digest)?, *digest)?;
+        for entry in &listing.entries {
+            let child = path.join(std::ffi::OsStr::from_bytes(&entry.name));
+            match entry.artifact.shape {
+                Shape::Folder => self.learn_folder(&entry.artifact.digest, &child)?,
+                _ => self.stats.learn(&child, entry.artifact.digest)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Symbolic links in an output would make it depend on what they point to.
+fn refuse_links(path: &Path) -> Result<(), StoreError> {
+    let meta = fs::symlink_metadata(path).on("read", path)?;
+    if meta.is_symlink() {
+        return Err(ContentError::Special(path.to_owned()).into());
+    }
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).on("list", path)? {
+            refuse_links(&entry.on("list", path)?.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts `new` at `path`; a folder that is there is exchanged in one step and
+/// removed afterwards.
+fn replace(new: &Path, path: &Path) -> Result<(), FileError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let there = fs::symlink_metadata(path).ok();
+    if let Some(meta) = there
+        && (meta.is_dir() || fs::symlink_metadata(new).is_ok_and(|m| m.is_dir()))
+    {
+        if renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
+            return files::remove(new);
+        }
+        files::remove(path)?;
+    }
+    fs::rename(new, path).on("replace", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::journal::StepRef;
+
+    fn space() -> (tempfile::TempDir, LocalStore) {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = LocalStore::open(&folder.path().join("cache")).unwrap();
+        (folder, store)
+    }
+
+    #[test]
+    fn a_folder_taken_in_comes_out_the_same() {
+        let (folder, store) = space();
+        let made = folder.path().join("made");
+        fs::create_dir_all(made.join("sub/empty")).unwrap();
+        fs::write(made.join("a"), "small").unwrap();
+        fs::write(made.join("sub/big"), vec![7; 3 << 20]).unwrap();
+        fs::write(made.join("run.sh"), "#!/bin/sh").unwrap();
+        fs::set_permissions(made.join("run.sh"), Permissions::from_mode(0o755)).unwrap();
+        let artifact = store.take(&made).unwrap();
+        assert!(!made.exists());
+        let placed = folder.path().join("placed");
+        for _ in 0..2 {
+            store.place(&artifact, &placed).unwrap();
+            assert_eq!(
+                StatCache::open(Path::new("/none"))
+                    .content(&placed)
+                    .unwrap(),
+                artifact
+            );
+        }
+        assert!(placed.join("sub/empty").is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_replaces_a_folder_and_the_other_way_round() {
+        let (folder, store) = space();
+        let make = |name: &str, dir: bool| {
+            let path = folder.path().join("made");
+            if dir {
+                fs::create_dir(&path).unwrap();
+                fs::write(path.join(name), name).unwrap();
+            } else {
+                fs::write(&path, name).unwrap();
+            }
+            store.take(&path).unwrap()
+        };
+        let (file, dir) = (make("f", false), make("d", true));
+        let at = folder.path().join("at");
+        for artifact in [file, dir, file, file, dir, dir] {
+            store.place(&artifact, &at).unwrap();
+            assert_eq!(
+                StatCache::open(Path::new("/none")).content(&at).unwrap(),
+                artifact
+            );
+        }
+    }
+
+    #[test]
+    fn a_damaged_object_is_not_handed_out() {
+        let (folder, store) = space();
+        let made = folder.path().join("made");
+        fs::write(&made, "content").unwrap();
+        let artifact = store.take(&made).unwrap();
+        let object = store.object_path(&artifact.digest);
+        fs::set_permissions(&object, Permissions::from_mode(0o644)).unwrap();
+        fs::write(&object, "CONTENT").unwrap();
+        assert!(!store.holds(&artifact));
+        assert!(store.place(&artifact, &made).is_err());
+        fs::write(&made, "content").unwrap();
+        store.take(&made).unwrap();
+        assert!(store.holds(&artifact), "taking it in again mends the store");
+    }
+
+    #[test]
+    fn an_edit_through_a_hard_link_is_noticed() {
+        let (folder, store) = space();
+        let path = folder.path().join("big");
+        fs::write(&path, vec![1; 2 << 20]).unwrap();
+        let artifact = store.take(&path).unwrap();
+        store.place(&artifact, &path).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        fs::write(&path, vec![2; 2 << 20]).unwrap();
+        assert!(store.place(&artifact, &path).is_err() || store.holds(&artifact));
+    }
+
+    #[test]
+    fn links_in_outputs_are_refused() {
+        let (folder, store) = space();
+        let made = folder.path().join("made");
+        fs::create_dir(&made).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", made.join("link")).unwrap();
+        assert!(store.take(&made).is_err());
+    }
+
+    #[test]
+    fn history_is_known_at_once_and_kept_after_commit() {
+        let (folder, store) = space();
+        let key = Digest::of(b"key");
+        let step = StepRef {
+            pipeline: "p".into(),
+            step: "s".into(),
+        };
+        let entry = Entry {
+            outputs: Vec::new(),
+            record: store.put(b"{}").unwrap(),
+            millis: 1,
+        };
+        store.note(Note::Started(step.clone(), key)).unwrap();
+        store
+            .note(Note::Finished(step, key, entry.clone()))
+            .unwrap();
+        assert_eq!(store.entry(&key), Some(entry.clone()));
+        let (other, _) = LocalStore::open(&folder.path().join("cache")).unwrap();
+        assert_eq!(other.entry(&key), None, "not durable before the commit");
+        store.commit().unwrap();
+        let (other, cut) = LocalStore::open(&folder.path().join("cache")).unwrap();
+        assert_eq!((other.entry(&key), cut), (Some(entry), 0));
+    }
+}
