@@ -35,7 +35,11 @@ impl Counts {
             let (ours, theirs) = (ngrams(&hypothesis, i + 1), ngrams(&reference, i + 1));
             *order = Order {
                 // Without any reference n-gram of this order there is nothing to hit.
-                hypothesis: if theirs.is_empty() { 0 } else { ours.len() as u64 },
+                hypothesis: if theirs.is_empty() {
+                    0
+                } else {
+                    ours.len() as u64
+                },
                 reference: theirs.len() as u64,
                 matches: common(&ours, &theirs),
             };
@@ -81,8 +85,9 @@ fn visible(text: &str) -> Vec<char> {
 /// All n-grams, each packed into an integer, sorted.
 fn ngrams(text: &[char], n: usize) -> Vec<u128> {
     let pack = |gram: &[char]| {
-        gram.iter()
-            .fold(0, |packed, c| packed << CHAR_BITS | u128::from(u32::from(*c)))
+        gram.iter().fold(0, |packed, c| {
+            packed << CHAR_BITS | u128::from(u32::from(*c))
+        })
     };
     let mut grams: Vec<u128> = text.windows(n).map(pack).collect();
     grams.sort_unstable();
@@ -113,12 +118,24 @@ mod tests {
 
     // Expected values: sacrebleu 2.6.0, by `tests/interop/eval_reference.py`.
     const PAIRS: &[(&str, &str, f64)] = &[
-        ("Upgrade netty to 4.1.124.Final", "Upgrade netty to 4.1.118.Final", 81.05260989681278),
-        ("the cat sat on the mat", "the cat is on the mat", 64.5779420625287),
+        (
+            "Upgrade netty to 4.1.124.Final",
+            "Upgrade netty to 4.1.118.Final",
+            81.05260989681278,
+        ),
+        (
+            "the cat sat on the mat",
+            "the cat is on the mat",
+            64.5779420625287,
+        ),
         ("", "abc", 0.0),
         ("abc", "", 0.0),
         ("ab", "abcdefgh", 23.404255319148938),
-        ("Größe über 10 µm — ok", "Grösse über 10 μm - ok", 40.70967681054992),
+        (
+            "Größe über 10 µm — ok",
+            "Grösse über 10 μm - ok",
+            40.70967681054992,
+        ),
         ("fun <T> f() {}", "fun <T> f(): T {\n}\n", 67.38132016243523),
         ("same", "same", 100.0),
         ("xyz", "abc", 0.0),

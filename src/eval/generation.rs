@@ -82,7 +82,11 @@ mod tests {
                 expected: prompt.clone(),
                 prompt,
                 text,
-                finish: if stopped { Finish::Stop } else { Finish::Length },
+                finish: if stopped {
+                    Finish::Stop
+                } else {
+                    Finish::Length
+                },
                 tokens: 3,
                 loss,
                 answer_tokens: 7,

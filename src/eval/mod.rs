@@ -14,6 +14,7 @@ mod fields;
 mod generation;
 mod score;
 pub mod stats;
+mod summary;
 pub mod table;
 
 pub use alarm::{Alarm, AlarmKind, identical_outputs};
@@ -23,3 +24,4 @@ pub use score::{
     Change, FORMAT, Group, Interval, ModelScores, Options, Score, ScoreError, Scores, Test, Unit,
     score,
 };
+pub use summary::{ModelSummary, Summary, summary};

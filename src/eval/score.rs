@@ -183,7 +183,9 @@ pub enum ScoreError {
     #[error("there are no {0} to score")]
     Empty(&'static str),
     /// A row cannot be scored.
-    #[error("row {0} ({1}) has no answer to compare with; only chat rows that end with the assistant can be scored")]
+    #[error(
+        "row {0} ({1}) has no answer to compare with; only chat rows that end with the assistant can be scored"
+    )]
     NoAnswer(RowId, String),
     /// The dataset holds a row twice.
     #[error("the dataset holds row {0} twice")]
@@ -263,7 +265,10 @@ pub fn score(
             .iter()
             .map(|name| ModelScores {
                 model: (*name).to_owned(),
-                overall: Group { n: 0, metrics: Vec::new() },
+                overall: Group {
+                    n: 0,
+                    metrics: Vec::new(),
+                },
                 by: BTreeMap::new(),
             })
             .collect(),
@@ -366,7 +371,11 @@ fn align_model<'a>(
         .filter(|(_, all)| all.len() > 1)
         .map(|(id, _)| *id)
         .collect();
-    let unknown: Vec<RowId> = answers.keys().filter(|id| !ids.contains(id)).copied().collect();
+    let unknown: Vec<RowId> = answers
+        .keys()
+        .filter(|id| !ids.contains(id))
+        .copied()
+        .collect();
     if !(missing.is_empty() && duplicate.is_empty() && unknown.is_empty()) {
         return Err(ScoreError::Mismatch {
             model: model.to_owned(),
@@ -376,7 +385,11 @@ fn align_model<'a>(
         });
     }
     let aligned: Vec<&Generation> = rows.iter().map(|row| answers[&row.id][0]).collect();
-    match aligned.iter().zip(expected).find(|(g, e)| g.expected != **e) {
+    match aligned
+        .iter()
+        .zip(expected)
+        .find(|(g, e)| g.expected != **e)
+    {
         Some((other, _)) => Err(ScoreError::OtherAnswer {
             model: model.to_owned(),
             row: other.row,
@@ -417,7 +430,8 @@ struct Loss {
 }
 
 fn judge_all(answers: &[&Generation], expected: &[&str], options: &Options) -> Vec<Judged> {
-    let judge = |(generation, expected): (&&Generation, &&str)| judge(generation, expected, options);
+    let judge =
+        |(generation, expected): (&&Generation, &&str)| judge(generation, expected, options);
     answers.iter().zip(expected).map(judge).collect()
 }
 
@@ -467,7 +481,11 @@ fn score_group(
             .iter()
             .map(|metrics| compare_all(metrics, &measured[baseline]))
             .collect();
-        for (i, changes) in changes.into_iter().enumerate().filter(|(i, _)| *i != baseline) {
+        for (i, changes) in changes
+            .into_iter()
+            .enumerate()
+            .filter(|(i, _)| *i != baseline)
+        {
             for (metric, change) in measured[i].iter_mut().zip(changes) {
                 metric.score.change = change;
             }
@@ -483,7 +501,11 @@ fn score_group(
 }
 
 fn measure(judged: &[Judged], rows: &[usize], options: &Options) -> Vec<Measured> {
-    let sample = Sample { judged, rows, options };
+    let sample = Sample {
+        judged,
+        rows,
+        options,
+    };
     let mut metrics = vec![
         sample.proportion("exact_match", true, |j| Some(j.exact)),
         sample.proportion("normalised_match", true, |j| Some(j.normalised)),
@@ -722,7 +744,11 @@ mod tests {
                 prompt: String::new(),
                 text: if i < right { expected.clone() } else { wrong },
                 expected,
-                finish: if i % 20 == 19 { Finish::Length } else { Finish::Stop },
+                finish: if i % 20 == 19 {
+                    Finish::Length
+                } else {
+                    Finish::Stop
+                },
                 tokens: 3,
                 loss: loss.map(|l| l + (i % 7) as f64 / 100.0),
                 answer_tokens: 2 + (i % 3) as u64,
@@ -770,8 +796,18 @@ mod tests {
         let perplexity = stage1.get("perplexity").unwrap().value;
         assert!((perplexity - loss.value.exp()).abs() < 1e-4);
         let bandit = &scores.models[1].by["tool"]["bandit"];
-        assert_eq!((bandit.n, bandit.get("field.Severity").unwrap().n), (40, 40));
-        assert!(scores.models[0].overall.get("chrf").unwrap().change.is_none());
+        assert_eq!(
+            (bandit.n, bandit.get("field.Severity").unwrap().n),
+            (40, 40)
+        );
+        assert!(
+            scores.models[0]
+                .overall
+                .get("chrf")
+                .unwrap()
+                .change
+                .is_none()
+        );
     }
 
     #[test]
@@ -789,7 +825,10 @@ mod tests {
         let rows = rows(40);
         let scores = score(&rows, &answers(&rows, BASE, 9, None), &Options::default()).unwrap();
         let json = serde_json::to_string(&scores).unwrap();
-        assert!(!json.contains("loss") && !json.contains("perplexity"), "{json}");
+        assert!(
+            !json.contains("loss") && !json.contains("perplexity"),
+            "{json}"
+        );
         assert!(!json.contains("change"), "{json}");
         assert_eq!(scores, serde_json::from_str(&json).unwrap());
     }
@@ -811,13 +850,23 @@ mod tests {
         let (lost, twice) = (generations[3].row, generations[4].row);
         generations[3].row = twice;
         generations[50].row = other;
-        let fault = score(&rows, &generations, &options()).unwrap_err().to_string();
+        let fault = score(&rows, &generations, &options())
+            .unwrap_err()
+            .to_string();
         assert!(fault.contains("of 'base'"), "{fault}");
         assert!(fault.contains(&format!("1 missing ({lost})")), "{fault}");
-        assert!(fault.contains(&format!("1 more than once ({twice})")), "{fault}");
+        assert!(
+            fault.contains(&format!("1 more than once ({twice})")),
+            "{fault}"
+        );
         generations[3].row = lost;
-        let fault = score(&rows, &generations, &options()).unwrap_err().to_string();
-        assert!(fault.contains(&format!("1 not in the dataset ({other})")), "{fault}");
+        let fault = score(&rows, &generations, &options())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            fault.contains(&format!("1 not in the dataset ({other})")),
+            "{fault}"
+        );
     }
 
     #[test]
@@ -834,7 +883,9 @@ mod tests {
         let with = |change: fn(&mut Options)| {
             let mut options = options();
             change(&mut options);
-            score(&rows, &generations, &options).unwrap_err().to_string()
+            score(&rows, &generations, &options)
+                .unwrap_err()
+                .to_string()
         };
         assert!(with(|o| o.by = vec!["tol".into()]).ends_with("there are: tool"));
         assert!(with(|o| o.fields = vec!["CWE".into()]).contains("'CWE: …'"));
@@ -845,9 +896,14 @@ mod tests {
     fn alarms_fire_on_planted_faults() {
         let rows = rows(20);
         let mut generations = answers(&rows, BASE, 0, Some(1.0));
-        let copy = |g: &Generation| Generation { model: "stage1".into(), ..g.clone() };
+        let copy = |g: &Generation| Generation {
+            model: "stage1".into(),
+            ..g.clone()
+        };
         generations.extend(generations.clone().iter().map(copy));
-        generations.iter_mut().for_each(|g| g.finish = Finish::Length);
+        generations
+            .iter_mut()
+            .for_each(|g| g.finish = Finish::Length);
         let kinds = kinds(&score(&rows, &generations, &options()).unwrap());
         for kind in [
             AlarmKind::IdenticalOutputs,

@@ -148,7 +148,10 @@ mod tests {
             count: None,
             tokens: Some(99),
             value: 1.25,
-            interval: Some(Interval { low: 1.0, high: 1.5 }),
+            interval: Some(Interval {
+                low: 1.0,
+                high: 1.5,
+            }),
             change: Some(Change {
                 value: -0.5,
                 interval: None,

@@ -392,7 +392,11 @@ fn flatten_into(json: &Json, name: String, facts: &mut BTreeMap<String, String>)
     match json {
         Json::Object(map) => {
             for (key, value) in map {
-                let dotted = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let dotted = if name.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{name}.{key}")
+                };
                 flatten_into(value, dotted, facts);
             }
         }
@@ -427,12 +431,14 @@ fn environment() -> Environment<'static> {
     let mut syntax = SyntaxConfig::builder();
     syntax.trim_blocks(true).lstrip_blocks(true);
     environment.set_syntax(syntax.build().expect("the usual delimiters are valid"));
-    environment.set_formatter(|out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| {
-        match value.is_undefined() || value.is_none() {
+    environment.set_formatter(
+        |out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| match value.is_undefined()
+            || value.is_none()
+        {
             true => Ok(out.write_str(NOT_MEASURED)?),
             false => minijinja::escape_formatter(out, state, value),
-        }
-    });
+        },
+    );
     environment.add_filter("cell", |text: &Value| cell(&text_of(text)));
     environment.add_filter("line", |text: &Value| one_line(&text_of(text)));
     environment.add_filter("metric", |name: String| metric(&name));
@@ -451,12 +457,18 @@ fn environment() -> Environment<'static> {
     });
     environment.add_filter("reject_training", |reports: Vec<Value>| {
         let training = |r: &Value| r.get_attr("training").is_ok_and(|v| v.is_true());
-        reports.into_iter().filter(|r| !training(r)).collect::<Vec<_>>()
+        reports
+            .into_iter()
+            .filter(|r| !training(r))
+            .collect::<Vec<_>>()
     });
-    environment.add_function("facts", |data: Option<Serde<Json>>, but: Option<Vec<String>>| {
-        let data = data.map_or(Json::Null, |data| data.0);
-        facts(&data, &but.unwrap_or_default())
-    });
+    environment.add_function(
+        "facts",
+        |data: Option<Serde<Json>>, but: Option<Vec<String>>| {
+            let data = data.map_or(Json::Null, |data| data.0);
+            facts(&data, &but.unwrap_or_default())
+        },
+    );
     environment
 }
 
@@ -482,7 +494,11 @@ fn facts(data: &Json, but: &[String]) -> String {
     }
     let mut table = String::from("| measured | value |\n|---|---|\n");
     for fact in facts {
-        table.push_str(&format!("| {} | {} |\n", cell(&fact.name), cell(&fact.value)));
+        table.push_str(&format!(
+            "| {} | {} |\n",
+            cell(&fact.name),
+            cell(&fact.value)
+        ));
     }
     table
 }
@@ -515,7 +531,10 @@ fn metric_names(scores: Serde<Json>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for model in scores.0["models"].as_array().into_iter().flatten() {
         for score in model["overall"]["metrics"].as_array().into_iter().flatten() {
-            if let Some(name) = score["name"].as_str().filter(|n| !names.iter().any(|o| o == n)) {
+            if let Some(name) = score["name"]
+                .as_str()
+                .filter(|n| !names.iter().any(|o| o == n))
+            {
                 names.push(name.to_owned());
             }
         }
@@ -525,7 +544,10 @@ fn metric_names(scores: Serde<Json>) -> Vec<String> {
 
 /// The item of a list with that name.
 fn named(items: Vec<Value>, name: String) -> Option<Value> {
-    let is = |item: &Value| item.get_attr("name").is_ok_and(|n| n.as_str() == Some(&name));
+    let is = |item: &Value| {
+        item.get_attr("name")
+            .is_ok_and(|n| n.as_str() == Some(&name))
+    };
     items.into_iter().find(is)
 }
 
@@ -564,7 +586,11 @@ impl std::fmt::Display for Score {
         }
         if let Some(Change { value, p }) = &self.change {
             let sign = if *value < 0.0 { "−" } else { "+" };
-            let p = if *p < 0.0001 { format!("{p:.0e}") } else { format!("{p:.4}") };
+            let p = if *p < 0.0001 {
+                format!("{p:.0e}")
+            } else {
+                format!("{p:.4}")
+            };
             write!(f, "<br>Δ {sign}{}, p = {p}", number(value.abs()))?;
         }
         Ok(())
@@ -581,7 +607,11 @@ mod tests {
     fn metrics(label: &str, step_output: u8, data: Json) -> Metrics {
         let digest = Digest::from_bytes([step_output; 32]);
         let label = label.to_owned();
-        Metrics { label, digest, data }
+        Metrics {
+            label,
+            digest,
+            data,
+        }
     }
 
     fn all_metrics() -> Vec<Metrics> {
@@ -598,9 +628,17 @@ mod tests {
                     score("loss", "nats_per_token", 1.75, Json::Null)]}, "by": {}}],
             "alarms": [{"kind": "small_sample", "models": [], "message": "only 40 | rows"}]});
         vec![
-            metrics("leaks", 5, json!({"format": 1, "rows": {"train": 321, "test": 40}, "exact_duplicates": 0})),
-            metrics("stage1", 12, json!({"format": 1, "final_loss": 1.5625, "config": {"rank": 99},
-                "validation": [{"step": 50, "loss": 3.5}, {"step": 60, "loss": 2.125}]})),
+            metrics(
+                "leaks",
+                5,
+                json!({"format": 1, "rows": {"train": 321, "test": 40}, "exact_duplicates": 0}),
+            ),
+            metrics(
+                "stage1",
+                12,
+                json!({"format": 1, "final_loss": 1.5625, "config": {"rank": 99},
+                "validation": [{"step": 50, "loss": 3.5}, {"step": 60, "loss": 2.125}]}),
+            ),
             metrics("stage2", 22, json!({"format": 1, "final_loss": 0.78125})),
             metrics("scores", 31, scores),
         ]
@@ -660,9 +698,21 @@ mod tests {
         let all = all_metrics();
         let numbers = [
             ("leaks", vec!["321"], "Rows per split: not measured"),
-            ("stage1", vec!["1.5625"], "Course of the training: not measured"),
-            ("stage2", vec!["0.78125"], "Course of the training: not measured"),
-            ("scores", vec!["25.0 %", "37.5 %", "1.750", "only 40"], "Exact match: not measured"),
+            (
+                "stage1",
+                vec!["1.5625"],
+                "Course of the training: not measured",
+            ),
+            (
+                "stage2",
+                vec!["0.78125"],
+                "Course of the training: not measured",
+            ),
+            (
+                "scores",
+                vec!["25.0 %", "37.5 %", "1.750", "only 40"],
+                "Exact match: not measured",
+            ),
         ];
         let full = render(&all);
         assert!(!full.contains("Exact match: not measured"), "{full}");
@@ -688,7 +738,9 @@ mod tests {
                 prose.replace_range(start..end, "");
             }
         }
-        let digit = prose.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()));
+        let digit = prose
+            .lines()
+            .find(|line| line.contains(|c: char| c.is_ascii_digit()));
         assert_eq!(digit, None);
     }
 
@@ -699,7 +751,10 @@ mod tests {
         let expected = "not measured not measured not measured 7\n";
         assert_eq!(fill(text).unwrap(), expected);
         let fault = fill("a\n{{ x|nofilter }}").unwrap_err().to_string();
-        assert!(fault.contains("nofilter") && fault.contains("card:2"), "{fault}");
+        assert!(
+            fault.contains("nofilter") && fault.contains("card:2"),
+            "{fault}"
+        );
     }
 
     #[test]
@@ -713,7 +768,8 @@ mod tests {
     #[test]
     fn metrics_that_no_step_wrote_belong_to_no_section() {
         let mut all = all_metrics();
-        all.iter_mut().for_each(|m| m.digest = Digest::of(b"foreign"));
+        all.iter_mut()
+            .for_each(|m| m.digest = Digest::of(b"foreign"));
         let card = render(&all);
         assert!(card.contains("Exact match: not measured"), "{card}");
         assert!(!card.contains("37.5 %"), "{card}");
@@ -721,7 +777,9 @@ mod tests {
 
     #[test]
     fn facts_are_flat_sorted_and_without_the_format() {
-        let facts = flatten(&json!({"format": 1, "b": {"d": [1, 2], "c": null}, "a": "x", "e": [{"f": 1}]}));
+        let facts = flatten(
+            &json!({"format": 1, "b": {"d": [1, 2], "c": null}, "a": "x", "e": [{"f": 1}]}),
+        );
         let pairs: Vec<(&str, &str)> = facts.iter().map(|f| (&*f.name, &*f.value)).collect();
         assert_eq!(pairs, [("a", "x"), ("b.d", "1, 2")]);
     }

@@ -92,10 +92,7 @@ pub fn loss(title: &str, logs: &[Log]) -> Result<String, ChartError> {
     }
     let columns = logs.len().min(COLUMNS);
     let rows = logs.len().div_ceil(columns);
-    let size = (
-        PANEL.0 * columns as u32,
-        TITLE + PANEL.1 * rows as u32,
-    );
+    let size = (PANEL.0 * columns as u32, TITLE + PANEL.1 * rows as u32);
     let units = (size.0 * UNITS, size.1 * UNITS);
     let mut svg = String::new();
     {
@@ -193,7 +190,11 @@ fn swatch(x: i32, y: i32, style: ShapeStyle) -> PathElement<(i32, i32)> {
 
 /// The viewer's own sans-serif: no font is needed to draw.
 fn text(size: u32) -> TextStyle<'static> {
-    let font = FontDesc::new(FontFamily::SansSerif, f64::from(px(size)), FontStyle::Normal);
+    let font = FontDesc::new(
+        FontFamily::SansSerif,
+        f64::from(px(size)),
+        FontStyle::Normal,
+    );
     font.transform(FontTransform::None).color(&INK)
 }
 
@@ -208,7 +209,11 @@ fn ranges(log: &Log) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     let low = all().map(|(_, y)| y).fold(f64::INFINITY, f64::min);
     let high = all().map(|(_, y)| y).fold(f64::NEG_INFINITY, f64::max);
     let margin = ((high - low) * 0.06).max(0.01);
-    let low = if low >= 0.0 { (low - margin).max(0.0) } else { low - margin };
+    let low = if low >= 0.0 {
+        (low - margin).max(0.0)
+    } else {
+        low - margin
+    };
     (0.0..last * 1.02, low..high + margin)
 }
 
@@ -245,7 +250,9 @@ mod tests {
         Log {
             label: label.into(),
             training: (1..=steps).map(|s| (s, loss(s) + noise(s))).collect(),
-            validation: (1..=steps / 50).map(|s| (s * 50, loss(s * 50) + 0.1)).collect(),
+            validation: (1..=steps / 50)
+                .map(|s| (s * 50, loss(s * 50) + 0.1))
+                .collect(),
         }
     }
 
@@ -254,7 +261,14 @@ mod tests {
         let logs = [log("base <1>", 300), log("stage1", 200), log("stage2", 200)];
         let svg = loss("Loss", &logs).unwrap();
         assert_eq!(svg, loss("Loss", &logs).unwrap());
-        for text in ["Loss", "base &lt;1&gt;", "stage1", "stage2", "nats/token", "validation"] {
+        for text in [
+            "Loss",
+            "base &lt;1&gt;",
+            "stage1",
+            "stage2",
+            "nats/token",
+            "validation",
+        ] {
             assert!(svg.contains(text), "{text}");
         }
         assert!(svg.contains("font-family=\"sans-serif\""));
@@ -281,7 +295,10 @@ mod tests {
         let lines = "{\"step\":1,\"tokens\":9,\"loss\":2.5,\"learning_rate\":0.1,\"grad_norm\":1}\n{\"step\":1,\"validation_loss\":2.25}\n";
         std::fs::write(&path, lines).unwrap();
         let log = Log::read("a", &path).unwrap();
-        assert_eq!((log.training, log.validation), (vec![(1, 2.5)], vec![(1, 2.25)]));
+        assert_eq!(
+            (log.training, log.validation),
+            (vec![(1, 2.5)], vec![(1, 2.25)])
+        );
         std::fs::write(&path, "{\"step\":1}\n").unwrap();
         assert!(matches!(Log::read("a", &path), Err(ChartError::Empty(_))));
         assert!(matches!(loss("", &[]), Err(ChartError::NoLog)));

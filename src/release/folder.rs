@@ -116,7 +116,9 @@ fn collect(
     for entry in fs::read_dir(source).on("list", source)? {
         let entry = entry.on("list", source)?;
         let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| FolderError::Name(entry.path()))?;
+        let name = name
+            .to_str()
+            .ok_or_else(|| FolderError::Name(entry.path()))?;
         collect(&entry.path(), &format!("{path}/{name}"), sources)?;
     }
     Ok(())
@@ -124,7 +126,9 @@ fn collect(
 
 /// Refuses a file where a folder must be, the manifest's own name, and names
 /// that a case-insensitive file system takes for the same.
-fn check_collisions<'a>(paths: impl Iterator<Item = &'a String> + Clone) -> Result<(), FolderError> {
+fn check_collisions<'a>(
+    paths: impl Iterator<Item = &'a String> + Clone,
+) -> Result<(), FolderError> {
     let mut seen = BTreeMap::from([(MANIFEST.to_lowercase(), MANIFEST)]);
     for path in paths.clone() {
         if let Some(other) = seen.insert(path.to_lowercase(), path) {
@@ -134,7 +138,9 @@ fn check_collisions<'a>(paths: impl Iterator<Item = &'a String> + Clone) -> Resu
     let folded: BTreeSet<&String> = seen.keys().collect();
     for path in paths {
         let lower = path.to_lowercase();
-        let mut parents = lower.match_indices('/').map(|(at, _)| lower[..at].to_owned());
+        let mut parents = lower
+            .match_indices('/')
+            .map(|(at, _)| lower[..at].to_owned());
         if let Some(file) = parents.find(|parent| folded.contains(parent)) {
             return Err(FolderError::Collision(seen[&file].to_owned(), path.clone()));
         }
@@ -160,7 +166,11 @@ mod tests {
         fs::write(source.join("weights"), "w").unwrap();
         fs::write(source.join("sub/a"), "a").unwrap();
         let pair = |label: &&str| {
-            let path = if label.ends_with(".md") { source.join("weights") } else { source.clone() };
+            let path = if label.ends_with(".md") {
+                source.join("weights")
+            } else {
+                source.clone()
+            };
             (label.to_string(), path)
         };
         labels.iter().map(pair).collect()
@@ -184,7 +194,14 @@ mod tests {
         };
         let (manifest, text) = release("one", &["stage1/adapter", "README.md"]);
         let paths: Vec<&str> = manifest.files.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(paths, ["README.md", "stage1/adapter/sub/a", "stage1/adapter/weights"]);
+        assert_eq!(
+            paths,
+            [
+                "README.md",
+                "stage1/adapter/sub/a",
+                "stage1/adapter/weights"
+            ]
+        );
         assert_eq!(manifest.files[0].blake3, Digest::of(b"w"));
         assert_eq!(manifest.files[0].size, 1);
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
@@ -195,9 +212,14 @@ mod tests {
 
     #[test]
     fn labels_that_escape_are_refused() {
-        for label in ["../x", "/x", "a/../x", "", "a//b", "./a", "a/", "a\\b", "c:x", "a\nb"] {
+        for label in [
+            "../x", "/x", "a/../x", "", "a//b", "./a", "a/", "a\\b", "c:x", "a\nb",
+        ] {
             let fault = refused(&["ok", label]);
-            assert!(fault.contains("not a plain relative path"), "{label}: {fault}");
+            assert!(
+                fault.contains("not a plain relative path"),
+                "{label}: {fault}"
+            );
         }
     }
 

@@ -168,9 +168,7 @@ pub(super) mod tests {
     pub fn sample() -> Lineage {
         let digest = |n: u8| Digest::from_bytes([n; 32]).to_string();
         let from = |step: &str, output: &str| json!({"step": step, "output": output});
-        let out = |port: &str, ty: &str, path: &str, n: u8| {
-            json!({"port": port, "type": ty, "path": path, "digest": digest(n), "size": 100 + u32::from(n)})
-        };
+        let out = |port: &str, ty: &str, path: &str, n: u8| json!({"port": port, "type": ty, "path": path, "digest": digest(n), "size": 100 + u32::from(n)});
         let stage = |name: &str, n: u8, extra: Value| {
             let mut inputs = vec![
                 json!({"port": "model", "label": "hf://org/tiny@abc", "from": {"hub": "hf://org/tiny@abc"}, "digest": digest(90)}),
@@ -226,7 +224,10 @@ pub(super) mod tests {
     fn the_producer_of_a_digest_is_found() {
         let lineage = sample();
         let (step, output) = lineage.producer(&Digest::from_bytes([31; 32])).unwrap();
-        assert_eq!((step.name.as_str(), output.port.as_str()), ("score", "scores"));
+        assert_eq!(
+            (step.name.as_str(), output.port.as_str()),
+            ("score", "scores")
+        );
         assert!(lineage.producer(&Digest::of(b"")).is_none());
     }
 }

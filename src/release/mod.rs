@@ -13,5 +13,7 @@ mod lineage;
 mod recipe;
 
 pub use front::Front;
-pub use lineage::{Lineage, LineageError, LineageInput, LineageOutput, LineageStep, Origin, PipelineInfo};
+pub use lineage::{
+    Lineage, LineageError, LineageInput, LineageOutput, LineageStep, Origin, PipelineInfo,
+};
 pub use recipe::{RecipeError, recipe};

@@ -107,7 +107,12 @@ fn write_port(
             step: step.name.clone(),
             port: port.to_owned(),
         })?);
-        let _ = writeln!(text, "# input {port} {} = {}", line(&input.label), input.digest);
+        let _ = writeln!(
+            text,
+            "# input {port} {} = {}",
+            line(&input.label),
+            input.digest
+        );
     }
     let _ = write!(text, "{} = ", key(port));
     let labelled = inputs.iter().zip(&references).any(|(i, r)| is_label(i, r));
@@ -249,12 +254,18 @@ mod tests {
         let text = recipe(&sample()).unwrap();
         let parsed: toml::Table = text.parse().unwrap();
         let steps = serde_json::to_value(&parsed["steps"]).unwrap();
-        assert_eq!(steps["import"]["files"], json!(["data/a.jsonl", "data/b.jsonl"]));
+        assert_eq!(
+            steps["import"]["files"],
+            json!(["data/a.jsonl", "data/b.jsonl"])
+        );
         assert_eq!(steps["stage1"]["model"], json!("hf://org/tiny@abc"));
         assert_eq!(steps["stage2"]["adapter"], json!("@stage1.adapter"));
         let adapters = json!({"stage1": "@stage1.adapter", "stage 2": "@stage2.adapter"});
         assert_eq!(steps["generate"]["adapters"], adapters);
-        assert_eq!(steps["score"]["generations"], json!("@generate.generations"));
+        assert_eq!(
+            steps["score"]["generations"],
+            json!("@generate.generations")
+        );
     }
 
     #[test]
@@ -278,7 +289,10 @@ mod tests {
             let mut lineage = sample();
             lineage.steps[1].params.insert("x".into(), value);
             let fault = recipe(&lineage).unwrap_err().to_string();
-            assert!(fault.starts_with("step 'split': the parameter 'x'"), "{fault}");
+            assert!(
+                fault.starts_with("step 'split': the parameter 'x'"),
+                "{fault}"
+            );
         }
         let mut lineage = sample();
         lineage.steps[0].inputs[0].from = Some(Default::default());
@@ -292,6 +306,11 @@ mod tests {
         let parsed: toml::Table = recipe(&lineage).unwrap().parse().unwrap();
         let step = parsed["steps"]["generate"].as_table().unwrap();
         assert!(!step.contains_key("seed"));
-        assert!(step["adapters"].as_table().unwrap().contains_key("a\nseed = 9"));
+        assert!(
+            step["adapters"]
+                .as_table()
+                .unwrap()
+                .contains_key("a\nseed = 9")
+        );
     }
 }

@@ -28,10 +28,15 @@ impl Step for ChartLoss {
     type Params = Params;
     const KIND: &'static str = "chart.loss";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Draws training logs as SVG: the loss, its moving mean, and validation points.";
+    const ABOUT: &'static str =
+        "Draws training logs as SVG: the loss, its moving mean, and validation points.";
 
     fn inputs() -> Vec<InPort> {
-        vec![InPort::labelled("logs", PortType::Log, "training logs, one panel each")]
+        vec![InPort::labelled(
+            "logs",
+            PortType::Log,
+            "training logs, one panel each",
+        )]
     }
 
     fn outputs(_: &Params) -> Vec<OutPort> {

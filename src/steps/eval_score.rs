@@ -61,7 +61,11 @@ impl Step for EvalScore {
 
     fn inputs() -> Vec<InPort> {
         vec![
-            InPort::one("generations", PortType::Generations, "what the models answered"),
+            InPort::one(
+                "generations",
+                PortType::Generations,
+                "what the models answered",
+            ),
             InPort::one("rows", PortType::Dataset, "exactly the rows they answered"),
         ]
     }
@@ -78,7 +82,10 @@ impl Step for EvalScore {
             return Err(FieldError::new("samples", "must be at least 100"));
         }
         if !(0.0..=1.0).contains(&params.truncated_limit) {
-            return Err(FieldError::new("truncated_limit", "must be between 0 and 1"));
+            return Err(FieldError::new(
+                "truncated_limit",
+                "must be between 0 and 1",
+            ));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The kinds, one file each: thin glue from parameters and ports to the rooms that do the work.
 
 mod chart_loss;
+mod eval_generate;
 mod eval_score;
 mod release_card;
 mod release_folder;
@@ -16,6 +17,7 @@ use crate::step::{Context, Registry, StepError};
 /// Adds every kind of this crate to a registry.
 pub fn register(registry: &mut Registry) {
     registry.add::<chart_loss::ChartLoss>();
+    registry.add::<eval_generate::EvalGenerate>();
     registry.add::<eval_score::EvalScore>();
     registry.add::<release_card::ReleaseCard>();
     registry.add::<release_folder::ReleaseFolder>();

@@ -80,14 +80,23 @@ impl Step for ReleaseCard {
     type Params = Params;
     const KIND: &'static str = "release.card";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Writes the model card: what was recorded, and \"not measured\" where nothing was.";
+    const ABOUT: &'static str =
+        "Writes the model card: what was recorded, and \"not measured\" where nothing was.";
 
     fn inputs() -> Vec<InPort> {
         let charts = "pictures; the label is the path inside the release";
         vec![
-            InPort::labelled("metrics", PortType::Metrics, "what the card may say numbers of"),
+            InPort::labelled(
+                "metrics",
+                PortType::Metrics,
+                "what the card may say numbers of",
+            ),
             InPort::labelled("charts", PortType::Document, charts),
-            InPort::optional("template", PortType::File, "a minijinja template of your own"),
+            InPort::optional(
+                "template",
+                PortType::File,
+                "a minijinja template of your own",
+            ),
             InPort::lineage(),
         ]
     }
@@ -102,8 +111,14 @@ impl Step for ReleaseCard {
             .iter()
             .map(|(label, path)| Metrics::read(label, path))
             .collect::<Result<Vec<_>, _>>()?;
-        let charts: Vec<String> = context.all("charts").map(|chart| chart.label.clone()).collect();
-        let template = context.optional("template").map(files::read_text).transpose()?;
+        let charts: Vec<String> = context
+            .all("charts")
+            .map(|chart| chart.label.clone())
+            .collect();
+        let template = context
+            .optional("template")
+            .map(files::read_text)
+            .transpose()?;
         let text = card::card(
             &params.statement(),
             &lineage,

@@ -19,7 +19,8 @@ impl Step for ReleaseFolder {
     type Params = Params;
     const KIND: &'static str = "release.folder";
     const VERSION: u32 = 1;
-    const ABOUT: &'static str = "Collects files and folders under their labels as paths, with a manifest of digests.";
+    const ABOUT: &'static str =
+        "Collects files and folders under their labels as paths, with a manifest of digests.";
 
     fn inputs() -> Vec<InPort> {
         let about = "what to collect; the label is the path inside the release";
