@@ -18,6 +18,13 @@ use crate::files::{self, FileError, PathContext};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TensorId(usize);
 
+impl TensorId {
+    /// The place in [`Tensors::iter`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// One named tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
