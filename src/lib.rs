@@ -10,4 +10,5 @@ pub mod hash;
 pub mod ml;
 pub mod pipeline;
 pub mod step;
+pub mod steps;
 pub mod store;

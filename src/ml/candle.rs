@@ -237,7 +237,11 @@ impl Graph<'_> {
         let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
         let p = ops::softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
         let out = p.matmul(&v)?.transpose(0, 1)?.contiguous()?;
-        self.linear(layer, Slot::O, &out.reshape((tokens, config.heads * width))?)
+        self.linear(
+            layer,
+            Slot::O,
+            &out.reshape((tokens, config.heads * width))?,
+        )
     }
 
     /// Each key or value head once for every query head it serves.

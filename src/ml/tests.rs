@@ -93,7 +93,11 @@ fn sequence(length: usize, vocabulary: usize, first: usize, seed: u64) -> Sequen
 /// Three sequences of which one is longer than a block of queries.
 fn batch(config: &ModelConfig) -> Batch {
     let v = config.vocab_size;
-    let all = [sequence(7, v, 3, 1), sequence(90, v, 0, 2), sequence(5, v, 4, 3)];
+    let all = [
+        sequence(7, v, 3, 1),
+        sequence(90, v, 0, 2),
+        sequence(5, v, 4, 3),
+    ];
     Batch::new(&all)
 }
 
@@ -133,12 +137,20 @@ mod against_candle {
         let scale = 1.0 / batch.counted() as f32;
         let loss = core.gradients(&batch, dropout, scale, &mut theirs).unwrap();
         assert_eq!(loss.tokens, ours.0.tokens);
-        assert!((loss.mean() - ours.0.mean()).abs() < 1e-5, "{name}: {loss:?}, {:?}", ours.0);
+        assert!(
+            (loss.mean() - ours.0.mean()).abs() < 1e-5,
+            "{name}: {loss:?}, {:?}",
+            ours.0
+        );
         let mut worst = 0.0f64;
         for (ours, theirs) in ours.1.iter().zip(theirs.iter()) {
             assert_eq!(ours.name, theirs.name);
             let error = relative_error(&ours.data, &theirs.data);
-            assert!(error < 1e-4, "{name}: gradient of {} is off by {error:e}", ours.name);
+            assert!(
+                error < 1e-4,
+                "{name}: gradient of {} is off by {error:e}",
+                ours.name
+            );
             worst = worst.max(error);
         }
         println!("{name}: worst relative gradient error {worst:.1e}");
@@ -186,11 +198,8 @@ mod against_candle {
                 let tensor = Tensor::from_slice(&t.data, t.shape.as_slice(), &Device::Cpu);
                 (t.name.clone(), tensor.unwrap())
             });
-            let weights = candle_nn::VarBuilder::from_tensors(
-                tensors.collect(),
-                DType::F32,
-                &Device::Cpu,
-            );
+            let weights =
+                candle_nn::VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
             let tokens = Tensor::new(one.tokens.as_slice(), &Device::Cpu).unwrap();
             let tokens = tokens.unsqueeze(0).unwrap();
             let theirs = match family {
@@ -258,7 +267,9 @@ fn gradients_agree_with_finite_differences() {
             let mut direction = vec![0.0; gradient.data.len()];
             Stream::new(8, "direction", 0, &gradient.name).normal(0.0, 1.0, &mut direction);
             let products = direction.iter().zip(&gradient.data);
-            slope += products.map(|(d, g)| f64::from(*d) * f64::from(*g)).sum::<f64>();
+            slope += products
+                .map(|(d, g)| f64::from(*d) * f64::from(*g))
+                .sum::<f64>();
             directions.push(direction);
         }
         let step = 2e-4;
@@ -283,14 +294,21 @@ fn packing_changes_no_loss() {
     let config = config(Family::Olmo2);
     let decoder = random_decoder(&config, Isa::detect());
     let v = config.vocab_size;
-    let all = [sequence(7, v, 3, 1), sequence(90, v, 0, 2), sequence(5, v, 4, 3)];
+    let all = [
+        sequence(7, v, 3, 1),
+        sequence(90, v, 0, 2),
+        sequence(5, v, 4, 3),
+    ];
     let together = decoder.loss(None, &Batch::new(&all));
     let apart = all
         .iter()
         .map(|one| decoder.loss(None, &Batch::new([one])))
         .fold(Loss::default(), Loss::plus);
     assert_eq!(together.tokens, apart.tokens);
-    assert!((together.sum - apart.sum).abs() < 1e-9, "{together:?} {apart:?}");
+    assert!(
+        (together.sum - apart.sum).abs() < 1e-9,
+        "{together:?} {apart:?}"
+    );
 }
 
 /// Bits of loss and gradients, for every number of threads and instruction set.

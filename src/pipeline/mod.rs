@@ -269,9 +269,12 @@ fn unknown_table(name: &str, span: Span) -> Diagnostic {
 
 fn unknown_key(field: &Field) -> Diagnostic {
     let known = ["name", "description", "seed"];
-    Diagnostic::error(field.key_span.clone(), format!("unknown key '{}'", field.key))
-        .label("not a key of [pipeline]")
-        .hint(suggest(&field.key, known, "its keys are"))
+    Diagnostic::error(
+        field.key_span.clone(),
+        format!("unknown key '{}'", field.key),
+    )
+    .label("not a key of [pipeline]")
+    .hint(suggest(&field.key, known, "its keys are"))
 }
 
 /// The table behind a key, or a report that there is something else.

@@ -140,7 +140,12 @@ pub(super) fn parse_override(text: &str) -> Result<Value, String> {
         return Ok(Value::String(text.to_owned()));
     }
     let mut faults = Vec::new();
-    let value = convert(value.get_ref(), value.span(), &mut Spans::default(), &mut faults);
+    let value = convert(
+        value.get_ref(),
+        value.span(),
+        &mut Spans::default(),
+        &mut faults,
+    );
     match faults.into_iter().next() {
         Some(fault) => Err(fault.message),
         None => Ok(value),
@@ -200,7 +205,11 @@ fn integer(integer: &DeInteger<'_>) -> Result<Value, Diagnostic> {
 }
 
 fn float(float: &DeFloat<'_>) -> Result<Value, Diagnostic> {
-    let number = float.as_str().parse::<f64>().ok().and_then(Number::from_f64);
+    let number = float
+        .as_str()
+        .parse::<f64>()
+        .ok()
+        .and_then(Number::from_f64);
     number.map(Value::Number).ok_or_else(|| {
         Diagnostic::error(None, format!("the number {float} is not finite"))
             .hint("numbers lie between about -1.8e308 and 1.8e308".to_owned())
