@@ -108,6 +108,17 @@ impl Field {
     pub fn value_span(&self) -> Option<Span> {
         self.spans.span.clone()
     }
+
+    /// For a value that is not, or not only, from the file: where it is from.
+    pub fn origin(&self) -> Option<String> {
+        match self.source {
+            ValueSource::Env(_) | ValueSource::CommandLine => Some(format!(
+                "the value of '{}' comes from the {}: {}",
+                self.key, self.source, self.value
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// The keys of one table.
