@@ -3,7 +3,7 @@
 //! Character n-grams of order 1 to 6 with white space removed, β = 2, no word
 //! n-grams, averaged over the orders that occur on both sides ("effective
 //! order"). Sacrebleu's signature of this setting is
-//! `nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no`; `tests/interop/chrf.py`
+//! `nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no`; `tests/interop/eval_reference.py`
 //! compares against it.
 
 /// The largest order of n-grams.

@@ -153,7 +153,8 @@ pub fn write(folder: &Path, lora: &Lora, base: Digest) -> Result<(), AdapterErro
     files::create_dir(folder)?;
     files::write(&folder.join("adapter_config.json"), pretty_json(&written))?;
     files::write(&folder.join("retune.json"), pretty_json(&binding))?;
-    lora.tensors.write(&folder.join("adapter_model.safetensors"))?;
+    lora.tensors
+        .write(&folder.join("adapter_model.safetensors"))?;
     Ok(())
 }
 

@@ -109,7 +109,9 @@ pub enum BatchError {
         origin: String,
     },
     /// Nothing is left to learn from.
-    #[error("no row has a token to learn from: {masked} rows were cut off before their answer, {empty} are empty; raise max_length")]
+    #[error(
+        "no row has a token to learn from: {masked} rows were cut off before their answer, {empty} are empty; raise max_length"
+    )]
     NothingCounts {
         /// Rows whose answer lies beyond the maximum length.
         masked: usize,

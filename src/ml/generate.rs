@@ -367,11 +367,21 @@ impl Generator {
     }
 
     fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let (width, vocabulary) = (self.decoder.config.hidden_size, self.decoder.config.vocab_size);
+        let (width, vocabulary) = (
+            self.decoder.config.hidden_size,
+            self.decoder.config.vocab_size,
+        );
         let rows = hidden.len() / width;
         let mut logits = vec![0.0; rows * vocabulary];
         let view = View::new(hidden, rows, width);
-        gemm_packed(self.decoder.isa(), view, &self.packed.head, &mut logits, vocabulary, false);
+        gemm_packed(
+            self.decoder.isa(),
+            view,
+            &self.packed.head,
+            &mut logits,
+            vocabulary,
+            false,
+        );
         logits
     }
 
@@ -424,13 +434,7 @@ impl Generator {
     }
 
     /// Adds keys and values to the caches and lets every query attend to its own sequence.
-    fn attend(
-        &self,
-        layer: usize,
-        inputs: &[Input],
-        caches: &mut [Cache],
-        x: &[f32],
-    ) -> Vec<f32> {
+    fn attend(&self, layer: usize, inputs: &[Input], caches: &mut [Cache], x: &[f32]) -> Vec<f32> {
         let (decoder, config) = (&self.decoder, &self.decoder.config);
         let mut q = self.linear(layer, Slot::Q, x);
         let mut k = self.linear(layer, Slot::K, x);
@@ -485,7 +489,14 @@ impl Generator {
         let rows = x.len() / inputs;
         let mut y = vec![0.0; rows * outputs];
         let packed = &self.packed.layers[layer][slot as usize];
-        gemm_packed(isa, View::new(x, rows, inputs), packed, &mut y, outputs, false);
+        gemm_packed(
+            isa,
+            View::new(x, rows, inputs),
+            packed,
+            &mut y,
+            outputs,
+            false,
+        );
         if let Some(bias) = decoder.layout.layers[layer].linear[slot as usize].bias {
             elementwise::add_bias(&mut y, decoder.weights.get(bias));
         }
@@ -495,9 +506,23 @@ impl Generator {
         if let Some(pair) = &adapter.layers[layer][slot as usize] {
             let rank = pair.a.cols();
             let mut low = vec![0.0; rows * rank];
-            gemm_packed(isa, View::new(x, rows, inputs), &pair.a, &mut low, rank, false);
+            gemm_packed(
+                isa,
+                View::new(x, rows, inputs),
+                &pair.a,
+                &mut low,
+                rank,
+                false,
+            );
             elementwise::scale(&mut low, adapter.lora.config.scale());
-            gemm_packed(isa, View::new(&low, rows, rank), &pair.b, &mut y, outputs, true);
+            gemm_packed(
+                isa,
+                View::new(&low, rows, rank),
+                &pair.b,
+                &mut y,
+                outputs,
+                true,
+            );
         }
         y
     }

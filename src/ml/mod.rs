@@ -10,6 +10,8 @@
 
 pub mod adapter;
 pub mod batch;
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod config;
 pub mod generate;
 pub mod kernels;
@@ -30,3 +32,6 @@ pub fn with_threads<R: Send>(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
     Ok(pool.build()?.install(work))
 }
+
+#[cfg(test)]
+mod tests;

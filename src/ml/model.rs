@@ -292,7 +292,14 @@ impl Decoder {
             .filter(|row| batch.targets[*row] != IGNORE)
             .collect();
         let mut loss = Loss::default();
-        let mut grad = vec![0.0; if gradients.is_some() { tape.normed.len() } else { 0 }];
+        let mut grad = vec![
+            0.0;
+            if gradients.is_some() {
+                tape.normed.len()
+            } else {
+                0
+            }
+        ];
         for rows in rows.chunks(LOGIT_ROWS) {
             let n = rows.len();
             let targets: Vec<u32> = rows.iter().map(|row| batch.targets[*row]).collect();
@@ -383,7 +390,11 @@ impl Pass<'_> {
             out
         };
 
-        let attention_input = if pre { normed(ids.norms[0], &input) } else { Vec::new() };
+        let attention_input = if pre {
+            normed(ids.norms[0], &input)
+        } else {
+            Vec::new()
+        };
         let x = if pre { &attention_input } else { &input };
         let q = self.linear(layer, Slot::Q, x);
         let k = self.linear(layer, Slot::K, x);
@@ -397,7 +408,11 @@ impl Pass<'_> {
         };
         elementwise::add(&mut middle, &input);
 
-        let mlp_input = if pre { normed(ids.norms[1], &middle) } else { Vec::new() };
+        let mlp_input = if pre {
+            normed(ids.norms[1], &middle)
+        } else {
+            Vec::new()
+        };
         let x = if pre { &mlp_input } else { &middle };
         let gate = self.linear(layer, Slot::Gate, x);
         let up = self.linear(layer, Slot::Up, x);
@@ -446,8 +461,18 @@ impl Pass<'_> {
             decoder.norm_backward(norms[1], &block.mlp_output, &mut branch, gradients);
         }
         let mut product = vec![0.0; block.product.len()];
-        self.linear_backward(layer, Slot::Down, &block.product, &branch, &mut product, gradients);
-        let (mut gate, mut up) = (std::mem::take(&mut block.gate), std::mem::take(&mut block.up));
+        self.linear_backward(
+            layer,
+            Slot::Down,
+            &block.product,
+            &branch,
+            &mut product,
+            gradients,
+        );
+        let (mut gate, mut up) = (
+            std::mem::take(&mut block.gate),
+            std::mem::take(&mut block.up),
+        );
         elementwise::swiglu_backward(decoder.isa, &mut gate, &mut up, &product);
         let x = block.mlp_input();
         let mut dx = vec![0.0; x.len()];
@@ -464,7 +489,14 @@ impl Pass<'_> {
             decoder.norm_backward(norms[0], &block.attention_output, &mut branch, gradients);
         }
         let mut attended = vec![0.0; block.attended.len()];
-        self.linear_backward(layer, Slot::O, &block.attended, &branch, &mut attended, gradients);
+        self.linear_backward(
+            layer,
+            Slot::O,
+            &block.attended,
+            &branch,
+            &mut attended,
+            gradients,
+        );
         let [q, k, v] = self.attend_backward(layer, &block, &attended, gradients);
         let x = block.attention_input();
         let mut dx = vec![0.0; x.len()];
@@ -539,9 +571,7 @@ impl Pass<'_> {
         };
         let sequences = &self.batch.sequences;
         let qkv = Qkv { q, k, v };
-        attention::attention_backward(
-            isa, shape, qkv, sequences, saved, &mut dq, &mut dk, &mut dv,
-        );
+        attention::attention_backward(isa, shape, qkv, sequences, saved, &mut dq, &mut dk, &mut dv);
         let rotary = Some((&decoder.rotary, self.batch.positions.as_slice()));
         let mut merge = |heads: &[f32], rotary, norm: Option<(TensorId, &[f32])>| {
             let mut out = vec![0.0; heads.len()];
@@ -577,7 +607,14 @@ impl Pass<'_> {
         let weights = &self.decoder.weights;
         let mut y = vec![0.0; tokens * outputs];
         let w = View::new(weights.get(ids.weight), outputs, inputs);
-        gemm(isa, View::new(x, tokens, inputs), w.t(), &mut y, outputs, false);
+        gemm(
+            isa,
+            View::new(x, tokens, inputs),
+            w.t(),
+            &mut y,
+            outputs,
+            false,
+        );
         if let Some(bias) = ids.bias {
             elementwise::add_bias(&mut y, weights.get(bias));
         }
@@ -585,7 +622,14 @@ impl Pass<'_> {
             let rank = lora.config.rank;
             let low = self.lowered(lora, pair, layer, slot, x);
             let b = View::new(lora.tensors.get(pair.b), outputs, rank);
-            gemm(isa, View::new(&low, tokens, rank), b.t(), &mut y, outputs, true);
+            gemm(
+                isa,
+                View::new(&low, tokens, rank),
+                b.t(),
+                &mut y,
+                outputs,
+                true,
+            );
         }
         y
     }

@@ -97,10 +97,21 @@ impl Optimizer {
         for ((param, gradient), (m, v)) in params.iter_mut().zip(gradients.iter()).zip(moments) {
             let matrix = param.shape.len() > 1;
             let step = AdamStep {
-                weight_decay: if matrix { settings.weight_decay as f32 } else { 0.0 },
+                weight_decay: if matrix {
+                    settings.weight_decay as f32
+                } else {
+                    0.0
+                },
                 ..step
             };
-            adamw(self.isa, step, &mut param.data, &gradient.data, &mut m.data, &mut v.data);
+            adamw(
+                self.isa,
+                step,
+                &mut param.data,
+                &gradient.data,
+                &mut m.data,
+                &mut v.data,
+            );
         }
     }
 }

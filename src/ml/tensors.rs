@@ -18,6 +18,13 @@ use crate::files::{self, FileError, PathContext};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TensorId(usize);
 
+impl TensorId {
+    /// The place in [`Tensors::iter`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// One named tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
@@ -260,9 +267,8 @@ fn header(sorted: &[&Tensor]) -> String {
         let shape = &tensor.shape;
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>();
         let shape = shape.join(",");
-        let entry = format!(
-            r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{at},{end}]}}"#
-        );
+        let entry =
+            format!(r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{at},{end}]}}"#);
         text.push_str(&entry);
         at = end;
     }
@@ -281,7 +287,9 @@ mod tests {
         let mut tensors = Tensors::default();
         let b = tensors.push("b".into(), vec![2, 3]);
         let a = tensors.push("a".into(), vec![1]);
-        tensors.get_mut(b).copy_from_slice(&[1., 2., 3., 4., 5., 6.]);
+        tensors
+            .get_mut(b)
+            .copy_from_slice(&[1., 2., 3., 4., 5., 6.]);
         tensors.get_mut(a)[0] = -0.5;
         tensors
     }
@@ -297,7 +305,9 @@ mod tests {
         assert_eq!(back, tensors);
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(
-            std::str::from_utf8(&bytes[8..bytes.len() - 28]).unwrap().trim_end(),
+            std::str::from_utf8(&bytes[8..bytes.len() - 28])
+                .unwrap()
+                .trim_end(),
             r#"{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2,3],"data_offsets":[4,28]}}"#
         );
         assert_eq!((bytes.len() - 28) % 8, 0);

@@ -169,12 +169,11 @@ impl Tokenizer {
     pub fn open(folder: &Path) -> Result<Self, TokenizerError> {
         let path = folder.join("tokenizer.json");
         let bytes = files::read(&path)?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| {
-            TokenizerError::Content {
+        let inner =
+            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| TokenizerError::Content {
                 path,
                 message: e.to_string(),
-            }
-        })?;
+            })?;
         let path = folder.join("tokenizer_config.json");
         let text = files::read_text(&path)?;
         let config: Value = serde_json::from_str(&text).map_err(|e| TokenizerError::Content {
@@ -276,7 +275,10 @@ impl Tokenizer {
             pad_token: self.strings.get("pad_token"),
             unk_token: self.strings.get("unk_token"),
         };
-        let template = self.templates.get_template("chat").map_err(template_error)?;
+        let template = self
+            .templates
+            .get_template("chat")
+            .map_err(template_error)?;
         template.render(Serde(variables)).map_err(template_error)
     }
 

@@ -98,7 +98,9 @@ impl Core for LoraCore {
             lora: Some(gradients),
         };
         let (lora, dropout) = (Some(&self.lora), Some(dropout));
-        Ok(self.decoder.gradients(lora, batch, dropout, scale, gradients))
+        Ok(self
+            .decoder
+            .gradients(lora, batch, dropout, scale, gradients))
     }
 }
 
@@ -258,9 +260,7 @@ pub enum TrainError {
         vocabulary: usize,
     },
     /// Rows may be longer than the model's context.
-    #[error(
-        "max_length is {max_length}, but the model's context is {context} tokens"
-    )]
+    #[error("max_length is {max_length}, but the model's context is {context} tokens")]
     Context {
         /// Asked for.
         max_length: usize,
@@ -268,7 +268,9 @@ pub enum TrainError {
         context: usize,
     },
     /// The loss or a gradient is not a number.
-    #[error("the {what} of step {step} is not finite; lower learning_rate or clip_norm, or raise warmup_steps")]
+    #[error(
+        "the {what} of step {step} is not finite; lower learning_rate or clip_norm, or raise warmup_steps"
+    )]
     NotFinite {
         /// The loss or a gradient's name.
         what: String,
@@ -323,7 +325,9 @@ pub fn train(
             summary.tokens += batch.len() as u64;
         }
         let norm = finite(loss, &gradients, step, isa)?;
-        let factor = options.schedule.factor(step - 1, options.warmup_steps, total);
+        let factor = options
+            .schedule
+            .factor(step - 1, options.warmup_steps, total);
         let learning_rate = options.learning_rate * factor;
         let clip = clip_factor(norm, options.clip_norm);
         optimizer.step(core.params(), &gradients, learning_rate, clip);

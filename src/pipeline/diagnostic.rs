@@ -118,7 +118,11 @@ impl Diagnostic {
             let mut snippet = Snippet::source(text)
                 .path(&source.path)
                 .line_start(first_line)
-                .annotation(annotation(AnnotationKind::Primary, local(span), &self.label));
+                .annotation(annotation(
+                    AnnotationKind::Primary,
+                    local(span),
+                    &self.label,
+                ));
             for (span, label) in &self.also {
                 let context = annotation(AnnotationKind::Context, local(span), label);
                 snippet = snippet.annotation(context);
@@ -255,7 +259,12 @@ pub fn closest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
     let lower = wrong.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&lower, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .filter(|(score, _)| *score >= 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
         .map(|(_, candidate)| candidate)

@@ -71,6 +71,16 @@ pub struct RawStep {
     pub faulty: bool,
 }
 
+impl RawStep {
+    /// The field of that name.
+    pub fn field(&self, key: &str) -> Option<&Field> {
+        let at = self
+            .fields
+            .binary_search_by(|field| field.key.as_str().cmp(key));
+        at.ok().map(|at| &self.fields[at])
+    }
+}
+
 impl Pipeline {
     /// Reads a pipeline file.
     ///
@@ -269,9 +279,12 @@ fn unknown_table(name: &str, span: Span) -> Diagnostic {
 
 fn unknown_key(field: &Field) -> Diagnostic {
     let known = ["name", "description", "seed"];
-    Diagnostic::error(field.key_span.clone(), format!("unknown key '{}'", field.key))
-        .label("not a key of [pipeline]")
-        .hint(suggest(&field.key, known, "its keys are"))
+    Diagnostic::error(
+        field.key_span.clone(),
+        format!("unknown key '{}'", field.key),
+    )
+    .label("not a key of [pipeline]")
+    .hint(suggest(&field.key, known, "its keys are"))
 }
 
 /// The table behind a key, or a report that there is something else.
@@ -355,19 +368,10 @@ fn take_string(
             faults.push(
                 Diagnostic::error(field.value_span(), message)
                     .label("is not a string")
-                    .note(set_by(&field)),
+                    .note(field.origin()),
             );
             None
         }
-    }
-}
-
-/// Tells of a value that is not in the file where it was set.
-fn set_by(field: &Field) -> Option<String> {
-    match &field.source {
-        ValueSource::CommandLine => Some(format!("'{}' is set on the command line", field.key)),
-        ValueSource::Env(variable) => Some(format!("'{}' is set by {variable}", field.key)),
-        _ => None,
     }
 }
 
@@ -391,7 +395,7 @@ fn seed_value(field: &Field, faults: &mut Vec<Diagnostic>) -> u64 {
     }
     field.value.as_u64().unwrap_or_else(|| {
         let message = "'seed' must be an integer that is not negative";
-        faults.push(Diagnostic::error(field.value_span(), message).note(set_by(field)));
+        faults.push(Diagnostic::error(field.value_span(), message).note(field.origin()));
         0
     })
 }

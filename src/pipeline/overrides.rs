@@ -38,7 +38,11 @@ pub(super) fn apply(draft: &mut Draft, overrides: &Overrides, faults: &mut Vec<D
     for (path, text) in &overrides.set {
         let outcome = argument_path(draft, path)
             .and_then(|path| set(draft, &path, text, &ValueSource::CommandLine));
-        faults.extend(outcome.err().map(|fault| fault.report(&format!("--set {path}"))));
+        faults.extend(
+            outcome
+                .err()
+                .map(|fault| fault.report(&format!("--set {path}"))),
+        );
     }
 }
 
@@ -78,20 +82,26 @@ fn argument_path(draft: &Draft, path: &str) -> Result<Path, Fault> {
         ["params", name] if draft.params.contains_key(name) => Ok(Path::Param(name.to_owned())),
         ["params", name] => Err(Fault::new(
             format!("there is no parameter '{name}'"),
-            suggest(name, draft.params.keys().map(String::as_str), "the parameters are"),
+            suggest(
+                name,
+                draft.params.keys().map(String::as_str),
+                "the parameters are",
+            ),
         )),
-        ["steps", name, ref field @ ..] if !field.is_empty() && !field.contains(&"") => {
-            match draft.steps.iter().position(|step| step.name.as_str() == name) {
-                Some(step) => Ok(Path::Field(
-                    step,
-                    field.iter().map(|&part| part.to_owned()).collect(),
-                )),
-                None => Err(Fault::new(
-                    format!("there is no step '{name}'"),
-                    suggest(name, draft.step_names(), "the steps are"),
-                )),
-            }
-        }
+        ["steps", name, ref field @ ..] if !field.is_empty() && !field.contains(&"") => match draft
+            .steps
+            .iter()
+            .position(|step| step.name.as_str() == name)
+        {
+            Some(step) => Ok(Path::Field(
+                step,
+                field.iter().map(|&part| part.to_owned()).collect(),
+            )),
+            None => Err(Fault::new(
+                format!("there is no step '{name}'"),
+                suggest(name, draft.step_names(), "the steps are"),
+            )),
+        },
         _ => Err(Fault::new("nothing has that name", Some(FORMS.to_owned()))),
     }
 }
@@ -129,7 +139,11 @@ fn variable_path(draft: &Draft, variable: &str) -> Result<Option<Path>, Fault> {
 }
 
 fn param_variable(draft: &Draft, name: &str) -> Result<Path, Fault> {
-    let matching: Vec<&String> = draft.params.keys().filter(|key| shout(key) == name).collect();
+    let matching: Vec<&String> = draft
+        .params
+        .keys()
+        .filter(|key| shout(key) == name)
+        .collect();
     match matching[..] {
         [key] => Ok(Path::Param(key.clone())),
         [] => {
@@ -177,7 +191,10 @@ fn spelling<'a>(step: &DraftStep, parts: impl Iterator<Item = &'a str>) -> Vec<S
         let key = keys.find(|key| shout(key) == part).cloned();
         let key = key.unwrap_or_else(|| part.to_ascii_lowercase());
         table = match (path.is_empty(), table) {
-            (true, _) => step.fields.get(&key).and_then(|field| field.value.as_object()),
+            (true, _) => step
+                .fields
+                .get(&key)
+                .and_then(|field| field.value.as_object()),
             (false, table) => table.and_then(|table| table.get(&key)?.as_object()),
         };
         path.push(key);
@@ -249,7 +266,10 @@ fn replace_within(
     };
     let not_a_table = |key: &str| Fault::new(format!("'{key}' is not a table"), None);
     let (last, tables) = rest.split_last().ok_or_else(|| not_a_table(key))?;
-    let mut map = field.value.as_object_mut().ok_or_else(|| not_a_table(key))?;
+    let mut map = field
+        .value
+        .as_object_mut()
+        .ok_or_else(|| not_a_table(key))?;
     let mut spans = &mut field.spans;
     for table in tables {
         let entry = map.entry(table.clone());

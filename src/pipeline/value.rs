@@ -108,6 +108,17 @@ impl Field {
     pub fn value_span(&self) -> Option<Span> {
         self.spans.span.clone()
     }
+
+    /// For a value that is not, or not only, from the file: where it is from.
+    pub fn origin(&self) -> Option<String> {
+        match self.source {
+            ValueSource::Env(_) | ValueSource::CommandLine => Some(format!(
+                "the value of '{}' comes from the {}: {}",
+                self.key, self.source, self.value
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// The keys of one table.
@@ -140,7 +151,12 @@ pub(super) fn parse_override(text: &str) -> Result<Value, String> {
         return Ok(Value::String(text.to_owned()));
     }
     let mut faults = Vec::new();
-    let value = convert(value.get_ref(), value.span(), &mut Spans::default(), &mut faults);
+    let value = convert(
+        value.get_ref(),
+        value.span(),
+        &mut Spans::default(),
+        &mut faults,
+    );
     match faults.into_iter().next() {
         Some(fault) => Err(fault.message),
         None => Ok(value),
@@ -200,7 +216,11 @@ fn integer(integer: &DeInteger<'_>) -> Result<Value, Diagnostic> {
 }
 
 fn float(float: &DeFloat<'_>) -> Result<Value, Diagnostic> {
-    let number = float.as_str().parse::<f64>().ok().and_then(Number::from_f64);
+    let number = float
+        .as_str()
+        .parse::<f64>()
+        .ok()
+        .and_then(Number::from_f64);
     number.map(Value::Number).ok_or_else(|| {
         Diagnostic::error(None, format!("the number {float} is not finite"))
             .hint("numbers lie between about -1.8e308 and 1.8e308".to_owned())

@@ -631,7 +631,7 @@ mod tests {
             metrics(
                 "leaks",
                 5,
-                json!({"format": 1, "rows": {"train": 321, "test": 40}, "exact_duplicates": 0}),
+                json!({"format": 1, "rows": {"train": 321, "test": 40}, "pairs": [{"left": "train", "right": "test", "exact": 0, "near": 0, "group": 0, "shared_answers": 17, "highest_similarity": 0.625}]}),
             ),
             metrics(
                 "stage1",
@@ -674,6 +674,7 @@ mod tests {
             "library_name: \"peft\"\nbase_model: \"org/tiny\"\nbase_model_relation: \"adapter\"",
             "| `data/a.jsonl` | import |",
             "| rows.train | 321 |",
+            "| train, test | 0 | 0 | 0 | 17 | 0.625 |",
             "### stage1 (`lora.train`, version 2)",
             "| learning_rate | 0.00005 |",
             "| targets | q_proj, v_proj |",
@@ -697,7 +698,7 @@ mod tests {
     fn a_removed_metrics_input_takes_its_numbers_along() {
         let all = all_metrics();
         let numbers = [
-            ("leaks", vec!["321"], "Rows per split: not measured"),
+            ("leaks", vec!["321", "0.625"], "Rows per split: not measured"),
             (
                 "stage1",
                 vec!["1.5625"],

@@ -217,13 +217,13 @@ fn ranges(log: &Log) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     (0.0..last * 1.02, low..high + margin)
 }
 
-/// The mean over about a twentieth of the run around each point, over less
-/// towards the ends so that it stays centred and does not lag.
+/// The mean over about a twentieth of the run around each point, over what
+/// there is of it at the ends.
 fn smoothed(series: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let reach = series.len() / 40;
     let mean = |(i, (step, _)): (usize, &(u64, f64))| {
-        let reach = reach.min(i).min(series.len() - 1 - i);
-        let around = &series[i - reach..=i + reach];
+        let end = (i + reach + 1).min(series.len());
+        let around = &series[i.saturating_sub(reach)..end];
         let sum: f64 = around.iter().map(|(_, loss)| loss).sum();
         (*step, sum / around.len() as f64)
     };

@@ -13,7 +13,6 @@ pub const FORMAT: u32 = 1;
 
 /// How the inputs of a step came to be, as the engine tells it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Lineage {
     /// [`FORMAT`].
     pub format: u32,
@@ -25,7 +24,6 @@ pub struct Lineage {
 
 /// What `[pipeline]` says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PipelineInfo {
     /// The pipeline's name.
     pub name: String,
@@ -39,7 +37,6 @@ pub struct PipelineInfo {
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LineageStep {
     /// Its name in the pipeline.
     pub name: String,
@@ -61,7 +58,6 @@ pub struct LineageStep {
 
 /// One input of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LineageInput {
     /// The port.
     pub port: String,
@@ -77,7 +73,6 @@ pub struct LineageInput {
 
 /// Where an input comes from: exactly one of step, path and hub.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Origin {
     /// The step whose output it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,7 +103,6 @@ impl Origin {
 
 /// One output of a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct LineageOutput {
     /// Its name.
     pub port: String,

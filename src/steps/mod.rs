@@ -3,9 +3,14 @@
 mod chart_loss;
 mod eval_generate;
 mod eval_score;
+mod lora_train;
+mod model_init;
+mod model_train;
 mod release_card;
 mod release_folder;
 mod release_recipe;
+mod tokenizer_train;
+mod training;
 
 use std::path::{Path, PathBuf};
 
@@ -16,12 +21,16 @@ use crate::step::{Context, Registry, StepError};
 
 /// Adds every kind of this crate to a registry.
 pub fn register(registry: &mut Registry) {
-    registry.add::<chart_loss::ChartLoss>();
+    registry.add::<tokenizer_train::TokenizerTrain>();
+    registry.add::<model_init::ModelInit>();
+    registry.add::<model_train::ModelTrain>();
+    registry.add::<lora_train::LoraTrain>();
     registry.add::<eval_generate::EvalGenerate>();
     registry.add::<eval_score::EvalScore>();
+    registry.add::<chart_loss::ChartLoss>();
+    registry.add::<release_recipe::ReleaseRecipe>();
     registry.add::<release_card::ReleaseCard>();
     registry.add::<release_folder::ReleaseFolder>();
-    registry.add::<release_recipe::ReleaseRecipe>();
 }
 
 /// Label and path of everything behind a port.
@@ -36,3 +45,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StepError> {
     text.push('\n');
     Ok(files::write(path, text)?)
 }
+
+#[cfg(test)]
+mod release_tests;

@@ -77,7 +77,13 @@ pub fn attention(
                 for rows in blocks(sequence) {
                     let keys = sequence.start..rows.end;
                     raw_scores(isa, shape, q, k, &rows, &keys, &mut scores);
-                    softmax(isa, &mut scores, keys.len(), shape.scale(), &mut lse[rows.clone()]);
+                    softmax(
+                        isa,
+                        &mut scores,
+                        keys.len(),
+                        shape.scale(),
+                        &mut lse[rows.clone()],
+                    );
                     let p = View::new(&scores, rows.len(), keys.len());
                     let o = &mut out[rows.start * shape.width..rows.end * shape.width];
                     gemm(isa, p, part(v, &keys, shape.width), o, shape.width, false);
@@ -96,7 +102,11 @@ fn blocks(sequence: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<>
 }
 
 fn part<'a>(head: &'a [f32], rows: &Range<usize>, width: usize) -> View<'a> {
-    View::new(&head[rows.start * width..rows.end * width], rows.len(), width)
+    View::new(
+        &head[rows.start * width..rows.end * width],
+        rows.len(),
+        width,
+    )
 }
 
 /// Q·Kᵀ for some queries, [rows, keys].

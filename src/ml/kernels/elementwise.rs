@@ -115,11 +115,16 @@ impl Rotary {
         rotary
     }
 
+    /// Cosines and sines at a position, each [width / 2].
+    pub fn at(&self, position: u32) -> (&[f32], &[f32]) {
+        let start = position as usize * self.half;
+        let part = start..start + self.half;
+        (&self.cos[part.clone()], &self.sin[part])
+    }
+
     /// Rotates one head of one token; `back` turns the other way.
     pub fn rotate(&self, head: &mut [f32], position: u32, back: bool) {
-        let start = position as usize * self.half;
-        let cos = &self.cos[start..start + self.half];
-        let sin = &self.sin[start..start + self.half];
+        let (cos, sin) = self.at(position);
         let sign = if back { -1.0 } else { 1.0 };
         let (first, second) = head.split_at_mut(self.half);
         for i in 0..self.half {

@@ -178,14 +178,7 @@ pub fn gemm(isa: Isa, a: View<'_>, b: View<'_>, c: &mut [f32], ldc: usize, accum
 }
 
 /// [`gemm`] with a right side that was packed before.
-pub fn gemm_packed(
-    isa: Isa,
-    a: View<'_>,
-    b: &Packed,
-    c: &mut [f32],
-    ldc: usize,
-    accumulate: bool,
-) {
+pub fn gemm_packed(isa: Isa, a: View<'_>, b: &Packed, c: &mut [f32], ldc: usize, accumulate: bool) {
     assert_eq!(a.cols, b.k, "the sides of a product do not fit");
     let (m, k, n) = (a.rows, b.k, b.n);
     if m == 0 || n == 0 {
@@ -231,7 +224,11 @@ fn multiply_rows(
     ldc: usize,
     accumulate: bool,
 ) {
-    let held = if c.len() < n { 0 } else { (c.len() - n) / ldc + 1 };
+    let held = if c.len() < n {
+        0
+    } else {
+        (c.len() - n) / ldc + 1
+    };
     let rows = held.min(a.rows - row);
     let mut done = 0;
     while done < rows {
@@ -292,7 +289,14 @@ fn multiply_block(
 }
 
 /// Few rows, many columns: threads share out the panels.
-fn multiply_columns(isa: Isa, a: View<'_>, b: &Packed, c: &mut [f32], ldc: usize, accumulate: bool) {
+fn multiply_columns(
+    isa: Isa,
+    a: View<'_>,
+    b: &Packed,
+    c: &mut [f32],
+    ldc: usize,
+    accumulate: bool,
+) {
     let (m, k, n) = (a.rows, b.k, b.n);
     let mut columns = vec![0.0; b.panels.len() / k.max(1) * m];
     columns
@@ -426,7 +430,11 @@ mod tests {
                     for p in from..(from + KC).min(a.cols) {
                         chain = a.at(i, p).mul_add(b.at(p, j), chain);
                     }
-                    total = if from == 0 && !accumulate { chain } else { total + chain };
+                    total = if from == 0 && !accumulate {
+                        chain
+                    } else {
+                        total + chain
+                    };
                 }
                 c[i * ldc + j] = total;
             }
@@ -472,7 +480,14 @@ mod tests {
     #[test]
     fn an_empty_sum_is_zero() {
         let mut c = vec![1.0; 4];
-        gemm(Isa::detect(), View::new(&[], 2, 0), View::new(&[], 0, 2), &mut c, 2, false);
+        gemm(
+            Isa::detect(),
+            View::new(&[], 2, 0),
+            View::new(&[], 0, 2),
+            &mut c,
+            2,
+            false,
+        );
         assert_eq!(c, [0.0; 4]);
     }
 }
