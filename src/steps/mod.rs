@@ -1,11 +1,25 @@
 //! The kinds of steps, one file each: thin glue from ports to domain code.
 
+mod chart_loss;
 mod command;
 mod data_build;
 mod data_import;
 mod data_split;
 mod data_stats;
+mod eval_generate;
+mod eval_score;
 mod findings_import;
+mod lora_train;
+mod model_init;
+mod model_train;
+mod release_card;
+mod release_folder;
+mod release_recipe;
+mod tokenizer_train;
+mod training;
+
+#[cfg(test)]
+mod release_tests;
 
 use std::path::{Path, PathBuf};
 
@@ -18,12 +32,23 @@ pub use command::Command;
 
 /// Adds every built-in kind.
 pub fn register(registry: &mut Registry) {
-    registry.add::<Command>();
-    registry.add::<findings_import::FindingsImport>();
-    registry.add::<data_import::DataImport>();
-    registry.add::<data_build::DataBuild>();
-    registry.add::<data_split::DataSplit>();
-    registry.add::<data_stats::DataStats>();
+    registry
+        .add::<Command>()
+        .add::<findings_import::FindingsImport>()
+        .add::<data_import::DataImport>()
+        .add::<data_build::DataBuild>()
+        .add::<data_split::DataSplit>()
+        .add::<data_stats::DataStats>()
+        .add::<tokenizer_train::TokenizerTrain>()
+        .add::<model_init::ModelInit>()
+        .add::<model_train::ModelTrain>()
+        .add::<lora_train::LoraTrain>()
+        .add::<eval_generate::EvalGenerate>()
+        .add::<eval_score::EvalScore>()
+        .add::<chart_loss::ChartLoss>()
+        .add::<release_recipe::ReleaseRecipe>()
+        .add::<release_card::ReleaseCard>()
+        .add::<release_folder::ReleaseFolder>();
 }
 
 /// Label and path of everything behind a port.

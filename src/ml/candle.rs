@@ -1,0 +1,297 @@
+//! The same decoder in candle's differentiable operations: the second opinion, and the door to other devices.
+//!
+//! Only operations with a backward pass are used: candle's fused softmax,
+//! RMSNorm and rotary embedding cut gradients off without a word.
+
+use candle_core::{D, Device, Error, Result, Tensor, Var};
+use candle_nn::ops;
+
+use super::batch::{Batch, IGNORE};
+use super::config::NormPlacement;
+use super::kernels::elementwise;
+use super::layout::{Module, Slot};
+use super::lora::Lora;
+use super::model::{Decoder, Dropout, Loss, dropout_stream};
+use super::tensors::{TensorId, Tensors};
+use super::train::{Core, CoreError};
+
+/// Trains an adapter, or all weights when there is none, by candle's automatic differentiation.
+pub struct CandleCore {
+    decoder: Decoder,
+    lora: Option<Lora>,
+    device: Device,
+    /// The weights on the device.
+    weights: Vec<Tensor>,
+}
+
+impl CandleCore {
+    /// Puts a model on candle's CPU device.
+    pub fn new(decoder: Decoder, lora: Option<Lora>) -> std::result::Result<Self, CoreError> {
+        let device = Device::Cpu;
+        let weights = upload(&decoder.weights, &device).map_err(core_error)?;
+        Ok(CandleCore {
+            decoder,
+            lora,
+            device,
+            weights,
+        })
+    }
+
+    /// The adapter as it is now.
+    pub fn into_lora(self) -> Option<Lora> {
+        self.lora
+    }
+
+    fn run(
+        &mut self,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+        gradients: Option<(f32, &mut Tensors)>,
+    ) -> Result<Loss> {
+        if self.lora.is_none() {
+            self.weights = upload(&self.decoder.weights, &self.device)?;
+        }
+        let trained = match &self.lora {
+            Some(lora) => &lora.tensors,
+            None => &self.decoder.weights,
+        };
+        let vars: Vec<Var> = trained
+            .iter()
+            .map(|t| Var::from_slice(&t.data, t.shape.as_slice(), &self.device))
+            .collect::<Result<_>>()?;
+        let graph = Graph {
+            core: self,
+            batch,
+            dropout,
+            vars: vars.iter().map(Var::as_tensor).collect(),
+            cos_sin: self.rotary(batch)?,
+        };
+        let (sum, tokens) = graph.loss()?;
+        if let Some((scale, out)) = gradients {
+            let store = (&sum * f64::from(scale))?.backward()?;
+            for (var, out) in vars.iter().zip(out.iter_mut()) {
+                if let Some(gradient) = store.get(var) {
+                    let values = gradient.flatten_all()?.to_vec1::<f32>()?;
+                    out.data.iter_mut().zip(values).for_each(|(o, g)| *o += g);
+                }
+            }
+        }
+        let sum = f64::from(sum.to_scalar::<f32>()?);
+        Ok(Loss { sum, tokens })
+    }
+
+    /// Cosines and sines for the batch's positions, each [tokens, 1, width / 2].
+    fn rotary(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for position in &batch.positions {
+            let (c, s) = self.decoder.rotary().at(*position);
+            cos.extend_from_slice(c);
+            sin.extend_from_slice(s);
+        }
+        let shape = (batch.len(), 1, self.decoder.config.head_dim / 2);
+        Ok((
+            Tensor::from_vec(cos, shape, &self.device)?,
+            Tensor::from_vec(sin, shape, &self.device)?,
+        ))
+    }
+}
+
+impl Core for CandleCore {
+    fn params(&mut self) -> &mut Tensors {
+        match &mut self.lora {
+            Some(lora) => &mut lora.tensors,
+            None => &mut self.decoder.weights,
+        }
+    }
+
+    fn loss(&mut self, batch: &Batch) -> std::result::Result<Loss, CoreError> {
+        self.run(batch, None, None).map_err(core_error)
+    }
+
+    fn gradients(
+        &mut self,
+        batch: &Batch,
+        dropout: Dropout,
+        scale: f32,
+        gradients: &mut Tensors,
+    ) -> std::result::Result<Loss, CoreError> {
+        let gradients = Some((scale, gradients));
+        self.run(batch, Some(dropout), gradients)
+            .map_err(core_error)
+    }
+}
+
+/// candle's message without the backtrace it holds when `RUST_BACKTRACE` is set.
+fn core_error(error: Error) -> CoreError {
+    let text = error.to_string();
+    let end = text.find("\n   0: ").unwrap_or(text.len());
+    CoreError(format!("candle: {}", text[..end].trim_end()))
+}
+
+fn upload(tensors: &Tensors, device: &Device) -> Result<Vec<Tensor>> {
+    tensors
+        .iter()
+        .map(|t| Tensor::from_slice(&t.data, t.shape.as_slice(), device))
+        .collect()
+}
+
+/// One forward pass, recorded for differentiation.
+struct Graph<'a> {
+    core: &'a CandleCore,
+    batch: &'a Batch,
+    dropout: Option<Dropout>,
+    vars: Vec<&'a Tensor>,
+    cos_sin: (Tensor, Tensor),
+}
+
+impl Graph<'_> {
+    fn weight(&self, id: TensorId) -> &Tensor {
+        match self.core.lora {
+            Some(_) => &self.core.weights[id.index()],
+            None => self.vars[id.index()],
+        }
+    }
+
+    /// Sum of the counted tokens' losses, and their number.
+    fn loss(&self) -> Result<(Tensor, usize)> {
+        let (decoder, device) = (&self.core.decoder, &self.core.device);
+        let layout = &decoder.layout;
+        let tokens = Tensor::new(self.batch.tokens.as_slice(), device)?;
+        let mut x = self.weight(layout.embed).index_select(&tokens, 0)?;
+        let mask = self.mask()?;
+        for layer in 0..decoder.config.layers {
+            x = self.block(layer, &x, &mask)?;
+        }
+        let x = self.norm(layout.norm, &x)?;
+        let counted = (0u32..).zip(&self.batch.targets);
+        let (rows, targets): (Vec<u32>, Vec<u32>) =
+            counted.filter(|(_, target)| **target != IGNORE).unzip();
+        let n = rows.len();
+        let x = x.index_select(&Tensor::new(rows, device)?, 0)?;
+        let logits = x.matmul(&self.weight(layout.head).t()?)?;
+        let targets = Tensor::new(targets, device)?.unsqueeze(1)?;
+        let likely = ops::log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?;
+        Ok((likely.sum_all()?.neg()?, n))
+    }
+
+    fn norm(&self, weight: TensorId, x: &Tensor) -> Result<Tensor> {
+        let eps = self.core.decoder.config.norm_eps as f32;
+        ops::rms_norm_slow(x, self.weight(weight), eps)
+    }
+
+    /// 0 where a token may look, -∞ elsewhere: [tokens, tokens].
+    fn mask(&self) -> Result<Tensor> {
+        let n = self.batch.len();
+        let mut mask = vec![f32::NEG_INFINITY; n * n];
+        for sequence in &self.batch.sequences {
+            for row in sequence.clone() {
+                mask[row * n + sequence.start..=row * n + row].fill(0.0);
+            }
+        }
+        Tensor::from_vec(mask, (n, n), &self.core.device)
+    }
+
+    fn block(&self, layer: usize, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let decoder = &self.core.decoder;
+        let norms = decoder.layout.layers[layer].norms;
+        let (first, second) = (norms[0], norms[1]);
+        match decoder.config.norm_placement {
+            NormPlacement::Pre => {
+                let x = (x + self.attention(layer, &self.norm(first, x)?, mask)?)?;
+                &x + self.mlp(layer, &self.norm(second, &x)?)?
+            }
+            NormPlacement::Post => {
+                let x = (x + self.norm(first, &self.attention(layer, x, mask)?)?)?;
+                &x + self.norm(second, &self.mlp(layer, &x)?)?
+            }
+        }
+    }
+
+    fn mlp(&self, layer: usize, x: &Tensor) -> Result<Tensor> {
+        let gate = ops::silu(&self.linear(layer, Slot::Gate, x)?)?;
+        let up = self.linear(layer, Slot::Up, x)?;
+        self.linear(layer, Slot::Down, &(gate * up)?)
+    }
+
+    fn attention(&self, layer: usize, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let config = &self.core.decoder.config;
+        let norms = self.core.decoder.layout.layers[layer].qk_norms;
+        let (tokens, width) = (self.batch.len(), config.head_dim);
+        let heads = |slot, heads: usize, norm: Option<TensorId>, rotate: bool| {
+            let mut x = self.linear(layer, slot, x)?;
+            if let Some(norm) = norm {
+                let last = self.weight(norm).elem_count();
+                let rows = x.elem_count() / last;
+                x = self.norm(norm, &x.reshape((rows, last))?)?;
+            }
+            let mut x = x.reshape((tokens, heads, width))?;
+            if rotate {
+                x = self.rotate(&x)?;
+            }
+            x.transpose(0, 1)?.contiguous()
+        };
+        let q = heads(Slot::Q, config.heads, norms.map(|n| n[0]), true)?;
+        let k = heads(Slot::K, config.kv_heads, norms.map(|n| n[1]), true)?;
+        let v = heads(Slot::V, config.kv_heads, None, false)?;
+        let (k, v) = (self.repeat(&k)?, self.repeat(&v)?);
+        let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
+        let p = ops::softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
+        let out = p.matmul(&v)?.transpose(0, 1)?.contiguous()?;
+        self.linear(
+            layer,
+            Slot::O,
+            &out.reshape((tokens, config.heads * width))?,
+        )
+    }
+
+    /// Each key or value head once for every query head it serves.
+    fn repeat(&self, x: &Tensor) -> Result<Tensor> {
+        let config = &self.core.decoder.config;
+        let (kv_heads, tokens, width) = x.dims3()?;
+        let group = config.heads / kv_heads;
+        x.unsqueeze(1)?
+            .broadcast_as((kv_heads, group, tokens, width))?
+            .contiguous()?
+            .reshape((config.heads, tokens, width))
+    }
+
+    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
+        let (cos, sin) = &self.cos_sin;
+        let half = self.core.decoder.config.head_dim / 2;
+        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+        Tensor::cat(&[first, second], 2)
+    }
+
+    fn linear(&self, layer: usize, slot: Slot, x: &Tensor) -> Result<Tensor> {
+        let ids = self.core.decoder.layout.layers[layer].linear[slot as usize];
+        let mut y = x.matmul(&self.weight(ids.weight).t()?)?;
+        if let Some(bias) = ids.bias {
+            y = y.broadcast_add(self.weight(bias))?;
+        }
+        let Some((lora, pair)) = self
+            .core
+            .lora
+            .as_ref()
+            .and_then(|lora| Some((lora, lora.pair(layer, slot)?)))
+        else {
+            return Ok(y);
+        };
+        let x = self.drop(lora, Module { layer, slot }, x)?;
+        let (a, b) = (self.vars[pair.a.index()], self.vars[pair.b.index()]);
+        let low = (x.matmul(&a.t()?)? * f64::from(lora.config.scale()))?;
+        y + low.matmul(&b.t()?)?
+    }
+
+    /// x with the dropout of our own generator: candle's cannot be seeded.
+    fn drop(&self, lora: &Lora, module: Module, x: &Tensor) -> Result<Tensor> {
+        let stream = self.dropout.and_then(|d| dropout_stream(d, lora, module));
+        let Some(stream) = stream else {
+            return Ok(x.clone());
+        };
+        let mut mask = vec![1.0; x.elem_count()];
+        elementwise::dropout(&mut mask, lora.config.dropout, &stream);
+        x * Tensor::from_vec(mask, x.shape(), &self.core.device)?
+    }
+}

@@ -1,0 +1,37 @@
+//! Training and running open decoders on the CPU, with the same bits everywhere.
+//!
+//! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
+//! [`tensors`] and [`layout`] read and write Hugging Face's files; [`model`]
+//! is the decoder with its hand-written backward pass and [`lora`] the
+//! adapters on it; [`tokenizer`] and [`batch`] turn rows into tokens;
+//! [`train`] is the loop over a [`train::Core`], which is the decoder here or
+//! candle's automatic differentiation; [`adapter`] stores PEFT folders and
+//! [`generate`] answers prompts. The room knows nothing of the engine.
+
+pub mod adapter;
+pub mod batch;
+#[cfg(feature = "candle")]
+pub mod candle;
+pub mod config;
+pub mod generate;
+pub mod kernels;
+pub mod layout;
+pub mod lora;
+pub mod model;
+pub mod optim;
+pub mod rng;
+pub mod tensors;
+pub mod tokenizer;
+pub mod train;
+
+/// Runs `work` on a pool of `threads` threads. How many they are never shows in a result.
+pub fn with_threads<R: Send>(
+    threads: usize,
+    work: impl FnOnce() -> R + Send,
+) -> Result<R, rayon::ThreadPoolBuildError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
+    Ok(pool.build()?.install(work))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,731 @@
+//! The decoder: one forward and one backward pass written by hand over the kernels.
+//!
+//! Activations are row-major, one row a token; a batch is sequences packed one
+//! behind the other. The backward pass walks the forward pass line by line.
+
+use std::path::Path;
+
+use super::batch::{Batch, IGNORE};
+use super::config::{ConfigError, ModelConfig, NormPlacement};
+use super::kernels::attention::{self, Qkv, Saved, Shape};
+use super::kernels::elementwise::{self, Rotary};
+use super::kernels::{Isa, View, gemm, loss, norm};
+use super::layout::{Layout, LinearIds, Module, Slot};
+use super::lora::{Lora, PairIds};
+use super::rng::Stream;
+use super::tensors::{TensorError, TensorId, Tensors, model_files};
+
+/// Rows of logits that exist at once.
+const LOGIT_ROWS: usize = 256;
+
+/// A decoder with its weights.
+pub struct Decoder {
+    /// Shape and switches.
+    pub config: ModelConfig,
+    /// Where each weight is.
+    pub layout: Layout,
+    /// All weights.
+    pub weights: Tensors,
+    rotary: Rotary,
+    isa: Isa,
+}
+
+/// A model cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Its configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] TensorError),
+}
+
+/// The numbers that drop inputs of adapters in one micro-batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number of the micro-batch in the run.
+    pub step: u64,
+}
+
+/// What the loss of some tokens is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Loss {
+    /// Nats, over all counted tokens.
+    pub sum: f64,
+    /// Tokens that count.
+    pub tokens: usize,
+}
+
+impl Loss {
+    /// Nats per token.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.tokens.max(1) as f64
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Loss) -> Loss {
+        Loss {
+            sum: self.sum + other.sum,
+            tokens: self.tokens + other.tokens,
+        }
+    }
+}
+
+/// Where gradients are added: for all weights, for an adapter, or for both.
+#[derive(Default)]
+pub struct Gradients<'a> {
+    /// Shaped as [`Decoder::weights`].
+    pub weights: Option<&'a mut Tensors>,
+    /// Shaped as [`Lora::tensors`].
+    pub lora: Option<&'a mut Tensors>,
+}
+
+/// What the forward pass of one block keeps for the backward pass.
+struct Block {
+    input: Vec<f32>,
+    /// Input of q, k and v; empty when that is `input`.
+    attention_input: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    /// Rotated and normalized, heads first.
+    heads: [Vec<f32>; 3],
+    lse: Vec<f32>,
+    attended: Vec<f32>,
+    /// Output of o; only its norm needs it.
+    attention_output: Vec<f32>,
+    middle: Vec<f32>,
+    /// Input of gate and up; empty when that is `middle`.
+    mlp_input: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    product: Vec<f32>,
+    /// Output of down; only its norm needs it.
+    mlp_output: Vec<f32>,
+}
+
+impl Block {
+    fn attention_input(&self) -> &[f32] {
+        match self.attention_input.is_empty() {
+            true => &self.input,
+            false => &self.attention_input,
+        }
+    }
+
+    fn mlp_input(&self) -> &[f32] {
+        match self.mlp_input.is_empty() {
+            true => &self.middle,
+            false => &self.mlp_input,
+        }
+    }
+}
+
+/// What a forward pass leaves behind.
+pub struct Tape {
+    blocks: Vec<Block>,
+    /// Residual stream after the last block.
+    last: Vec<f32>,
+    /// Normalized `last`, the head's input.
+    normed: Vec<f32>,
+}
+
+/// One pass over one batch: what all steps of it share.
+struct Pass<'a> {
+    decoder: &'a Decoder,
+    lora: Option<&'a Lora>,
+    batch: &'a Batch,
+    dropout: Option<Dropout>,
+}
+
+impl Decoder {
+    /// A decoder with weights of zeros.
+    pub fn zeros(config: ModelConfig, isa: Isa) -> Self {
+        let (layout, weights) = Layout::new(&config);
+        let rotary = Rotary::new(config.max_positions, config.head_dim, config.rope_theta);
+        Decoder {
+            config,
+            layout,
+            weights,
+            rotary,
+            isa,
+        }
+    }
+
+    /// A new decoder: norms one, biases zero, everything else normal with deviation `range`.
+    pub fn init(config: ModelConfig, seed: u64, range: f32, isa: Isa) -> Self {
+        let mut decoder = Self::zeros(config, isa);
+        for tensor in decoder.weights.iter_mut() {
+            if tensor.name.ends_with(".bias") {
+                continue;
+            } else if tensor.shape.len() == 1 {
+                tensor.data.fill(1.0);
+            } else {
+                Stream::new(seed, "init", 0, &tensor.name).normal(0.0, range, &mut tensor.data);
+            }
+        }
+        decoder
+    }
+
+    /// Opens a folder with `config.json` and safetensors.
+    pub fn open(model: &Path, isa: Isa) -> Result<Self, ModelError> {
+        let mut decoder = Self::zeros(ModelConfig::read(model)?, isa);
+        decoder.weights.read(&model_files(model)?)?;
+        Ok(decoder)
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The tables of the rotary embedding.
+    pub fn rotary(&self) -> &Rotary {
+        &self.rotary
+    }
+
+    /// Multiply-adds a token takes in all linear layers and the head.
+    pub fn linear_weights(&self) -> usize {
+        let blocks: usize = Slot::ALL
+            .iter()
+            .map(|slot| slot.size(&self.config))
+            .map(|(outputs, inputs)| outputs * inputs)
+            .sum();
+        self.config.layers * blocks + self.config.vocab_size * self.config.hidden_size
+    }
+
+    /// The loss of a batch, without dropout.
+    pub fn loss(&self, lora: Option<&Lora>, batch: &Batch) -> Loss {
+        let tape = self.forward(lora, batch, None);
+        self.head(&tape, batch, 0.0, None).0
+    }
+
+    /// The loss of a batch; `scale` times the gradient of its sum is added to `gradients`.
+    pub fn gradients(
+        &self,
+        lora: Option<&Lora>,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+        scale: f32,
+        mut gradients: Gradients<'_>,
+    ) -> Loss {
+        let tape = self.forward(lora, batch, dropout);
+        let (loss, grad) = self.head(&tape, batch, scale, Some(&mut gradients));
+        self.backward(lora, batch, dropout, tape, grad, gradients);
+        loss
+    }
+
+    /// Logits [tokens, vocabulary] of a batch.
+    pub fn logits(&self, lora: Option<&Lora>, batch: &Batch) -> Vec<f32> {
+        let tape = self.forward(lora, batch, None);
+        let (rows, vocabulary) = (batch.len(), self.config.vocab_size);
+        let mut logits = vec![0.0; rows * vocabulary];
+        let normed = View::new(&tape.normed, rows, self.config.hidden_size);
+        let head = self.head_weight();
+        gemm(self.isa, normed, head.t(), &mut logits, vocabulary, false);
+        logits
+    }
+
+    fn head_weight(&self) -> View<'_> {
+        let head = self.weights.get(self.layout.head);
+        View::new(head, self.config.vocab_size, self.config.hidden_size)
+    }
+
+    fn forward(&self, lora: Option<&Lora>, batch: &Batch, dropout: Option<Dropout>) -> Tape {
+        let pass = Pass {
+            decoder: self,
+            lora,
+            batch,
+            dropout,
+        };
+        let hidden = self.config.hidden_size;
+        let embed = self.weights.get(self.layout.embed);
+        let mut x = Vec::with_capacity(batch.len() * hidden);
+        for token in &batch.tokens {
+            x.extend_from_slice(&embed[*token as usize * hidden..][..hidden]);
+        }
+        let mut blocks = Vec::with_capacity(self.config.layers);
+        for layer in 0..self.config.layers {
+            let (block, output) = pass.block(layer, x);
+            blocks.push(block);
+            x = output;
+        }
+        let mut normed = vec![0.0; x.len()];
+        self.norm(self.layout.norm, &x, &mut normed);
+        Tape {
+            blocks,
+            last: x,
+            normed,
+        }
+    }
+
+    fn norm(&self, weight: TensorId, x: &[f32], out: &mut [f32]) {
+        let eps = self.config.norm_eps as f32;
+        norm::rms_norm(self.isa, x, self.weights.get(weight), eps, out);
+    }
+
+    fn norm_backward(
+        &self,
+        weight: TensorId,
+        x: &[f32],
+        grad: &mut [f32],
+        gradients: &mut Gradients<'_>,
+    ) {
+        let eps = self.config.norm_eps as f32;
+        let total = gradients.weights.as_deref_mut();
+        let total = total.map(|weights| weights.get_mut(weight));
+        norm::rms_norm_backward(self.isa, x, self.weights.get(weight), eps, grad, total);
+    }
+
+    /// Loss of the batch, and the gradient of the head's input when gradients
+    /// are wanted. Only rows with a target pass through the head.
+    fn head(
+        &self,
+        tape: &Tape,
+        batch: &Batch,
+        scale: f32,
+        mut gradients: Option<&mut Gradients<'_>>,
+    ) -> (Loss, Vec<f32>) {
+        let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let rows: Vec<usize> = (0..batch.len())
+            .filter(|row| batch.targets[*row] != IGNORE)
+            .collect();
+        let mut loss = Loss::default();
+        let mut grad = vec![
+            0.0;
+            if gradients.is_some() {
+                tape.normed.len()
+            } else {
+                0
+            }
+        ];
+        for rows in rows.chunks(LOGIT_ROWS) {
+            let n = rows.len();
+            let targets: Vec<u32> = rows.iter().map(|row| batch.targets[*row]).collect();
+            let x = gather(&tape.normed, rows, hidden);
+            let mut logits = vec![0.0; n * vocabulary];
+            let (view, head) = (View::new(&x, n, hidden), self.head_weight());
+            gemm(self.isa, view, head.t(), &mut logits, vocabulary, false);
+            let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale);
+            loss.sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
+            loss.tokens += n;
+            let Some(gradients) = gradients.as_deref_mut() else {
+                continue;
+            };
+            let dlogits = View::new(&logits, n, vocabulary);
+            let mut dx = vec![0.0; n * hidden];
+            gemm(self.isa, dlogits, head, &mut dx, hidden, false);
+            for (row, dx) in rows.iter().zip(dx.chunks_exact(hidden)) {
+                grad[row * hidden..][..hidden].copy_from_slice(dx);
+            }
+            if let Some(weights) = gradients.weights.as_deref_mut() {
+                let dhead = weights.get_mut(self.layout.head);
+                gemm(self.isa, dlogits.t(), view, dhead, hidden, true);
+            }
+        }
+        (loss, grad)
+    }
+
+    fn backward(
+        &self,
+        lora: Option<&Lora>,
+        batch: &Batch,
+        dropout: Option<Dropout>,
+        tape: Tape,
+        mut grad: Vec<f32>,
+        mut gradients: Gradients<'_>,
+    ) {
+        let pass = Pass {
+            decoder: self,
+            lora,
+            batch,
+            dropout,
+        };
+        self.norm_backward(self.layout.norm, &tape.last, &mut grad, &mut gradients);
+        for (layer, block) in tape.blocks.into_iter().enumerate().rev() {
+            grad = pass.block_backward(layer, block, grad, &mut gradients);
+        }
+        if let Some(weights) = gradients.weights {
+            let hidden = self.config.hidden_size;
+            let embed = weights.get_mut(self.layout.embed);
+            for (token, grad) in batch.tokens.iter().zip(grad.chunks_exact(hidden)) {
+                let row = &mut embed[*token as usize * hidden..][..hidden];
+                row.iter_mut().zip(grad).for_each(|(sum, x)| *sum += x);
+            }
+        }
+    }
+}
+
+fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(rows.len() * width);
+    for row in rows {
+        out.extend_from_slice(&x[row * width..(row + 1) * width]);
+    }
+    out
+}
+
+impl Pass<'_> {
+    fn tokens(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            tokens: self.tokens(),
+            heads: self.decoder.config.heads,
+            kv_heads: self.decoder.config.kv_heads,
+            width: self.decoder.config.head_dim,
+        }
+    }
+
+    /// One block; returns what it keeps and the residual stream behind it.
+    fn block(&self, layer: usize, input: Vec<f32>) -> (Block, Vec<f32>) {
+        let decoder = self.decoder;
+        let ids = &decoder.layout.layers[layer];
+        let pre = decoder.config.norm_placement == NormPlacement::Pre;
+        let normed = |id: TensorId, x: &[f32]| {
+            let mut out = vec![0.0; x.len()];
+            decoder.norm(id, x, &mut out);
+            out
+        };
+
+        let attention_input = if pre {
+            normed(ids.norms[0], &input)
+        } else {
+            Vec::new()
+        };
+        let x = if pre { &attention_input } else { &input };
+        let q = self.linear(layer, Slot::Q, x);
+        let k = self.linear(layer, Slot::K, x);
+        let v = self.linear(layer, Slot::V, x);
+        let heads = self.split(layer, &q, &k, &v);
+        let (attended, lse) = self.attend(&heads);
+        let attention_output = self.linear(layer, Slot::O, &attended);
+        let mut middle = match pre {
+            true => attention_output.clone(),
+            false => normed(ids.norms[0], &attention_output),
+        };
+        elementwise::add(&mut middle, &input);
+
+        let mlp_input = if pre {
+            normed(ids.norms[1], &middle)
+        } else {
+            Vec::new()
+        };
+        let x = if pre { &mlp_input } else { &middle };
+        let gate = self.linear(layer, Slot::Gate, x);
+        let up = self.linear(layer, Slot::Up, x);
+        let mut product = vec![0.0; gate.len()];
+        elementwise::swiglu(decoder.isa, &gate, &up, &mut product);
+        let mlp_output = self.linear(layer, Slot::Down, &product);
+        let mut output = match pre {
+            true => mlp_output.clone(),
+            false => normed(ids.norms[1], &mlp_output),
+        };
+        elementwise::add(&mut output, &middle);
+
+        let block = Block {
+            input,
+            attention_input,
+            q,
+            k,
+            heads,
+            lse,
+            attended,
+            attention_output: if pre { Vec::new() } else { attention_output },
+            middle,
+            mlp_input,
+            gate,
+            up,
+            product,
+            mlp_output: if pre { Vec::new() } else { mlp_output },
+        };
+        (block, output)
+    }
+
+    /// The gradient of a block's input from that of its output.
+    fn block_backward(
+        &self,
+        layer: usize,
+        mut block: Block,
+        grad: Vec<f32>,
+        gradients: &mut Gradients<'_>,
+    ) -> Vec<f32> {
+        let decoder = self.decoder;
+        let norms = decoder.layout.layers[layer].norms;
+        let post = decoder.config.norm_placement == NormPlacement::Post;
+
+        let mut branch = grad.clone();
+        if post {
+            decoder.norm_backward(norms[1], &block.mlp_output, &mut branch, gradients);
+        }
+        let mut product = vec![0.0; block.product.len()];
+        self.linear_backward(
+            layer,
+            Slot::Down,
+            &block.product,
+            &branch,
+            &mut product,
+            gradients,
+        );
+        let (mut gate, mut up) = (
+            std::mem::take(&mut block.gate),
+            std::mem::take(&mut block.up),
+        );
+        elementwise::swiglu_backward(decoder.isa, &mut gate, &mut up, &product);
+        let x = block.mlp_input();
+        let mut dx = vec![0.0; x.len()];
+        self.linear_backward(layer, Slot::Gate, x, &gate, &mut dx, gradients);
+        self.linear_backward(layer, Slot::Up, x, &up, &mut dx, gradients);
+        if !post {
+            decoder.norm_backward(norms[1], &block.middle, &mut dx, gradients);
+        }
+        let mut grad = grad;
+        elementwise::add(&mut grad, &dx);
+
+        let mut branch = grad.clone();
+        if post {
+            decoder.norm_backward(norms[0], &block.attention_output, &mut branch, gradients);
+        }
+        let mut attended = vec![0.0; block.attended.len()];
+        self.linear_backward(
+            layer,
+            Slot::O,
+            &block.attended,
+            &branch,
+            &mut attended,
+            gradients,
+        );
+        let [q, k, v] = self.attend_backward(layer, &block, &attended, gradients);
+        let x = block.attention_input();
+        let mut dx = vec![0.0; x.len()];
+        self.linear_backward(layer, Slot::Q, x, &q, &mut dx, gradients);
+        self.linear_backward(layer, Slot::K, x, &k, &mut dx, gradients);
+        self.linear_backward(layer, Slot::V, x, &v, &mut dx, gradients);
+        if !post {
+            decoder.norm_backward(norms[0], &block.input, &mut dx, gradients);
+        }
+        elementwise::add(&mut grad, &dx);
+        grad
+    }
+
+    /// Normalizes and rotates queries and keys, and puts all three heads first.
+    fn split(&self, layer: usize, q: &[f32], k: &[f32], v: &[f32]) -> [Vec<f32>; 3] {
+        let decoder = self.decoder;
+        let (tokens, width) = (self.tokens(), decoder.config.head_dim);
+        let rotary = Some((&decoder.rotary, self.batch.positions.as_slice()));
+        let norms = decoder.layout.layers[layer].qk_norms;
+        let split = |x: &[f32], id: Option<TensorId>, rotary| {
+            let mut out = vec![0.0; x.len()];
+            match id {
+                None => elementwise::split_heads(x, tokens, width, rotary, &mut out),
+                Some(id) => {
+                    let mut normed = vec![0.0; x.len()];
+                    decoder.norm(id, x, &mut normed);
+                    elementwise::split_heads(&normed, tokens, width, rotary, &mut out);
+                }
+            }
+            out
+        };
+        [
+            split(q, norms.map(|ids| ids[0]), rotary),
+            split(k, norms.map(|ids| ids[1]), rotary),
+            split(v, None, None),
+        ]
+    }
+
+    /// Attended values, tokens first, and the log-sum-exp of the scores.
+    fn attend(&self, [q, k, v]: &[Vec<f32>; 3]) -> (Vec<f32>, Vec<f32>) {
+        let shape = self.shape();
+        let mut heads = vec![0.0; q.len()];
+        let mut lse = vec![0.0; shape.heads * shape.tokens];
+        let sequences = &self.batch.sequences;
+        let isa = self.decoder.isa;
+        attention::attention(isa, shape, Qkv { q, k, v }, sequences, &mut heads, &mut lse);
+        let mut attended = vec![0.0; q.len()];
+        elementwise::merge_heads(&heads, shape.tokens, shape.width, None, &mut attended);
+        (attended, lse)
+    }
+
+    /// Gradients of the outputs of q, k and v.
+    fn attend_backward(
+        &self,
+        layer: usize,
+        block: &Block,
+        grad: &[f32],
+        gradients: &mut Gradients<'_>,
+    ) -> [Vec<f32>; 3] {
+        let (decoder, shape) = (self.decoder, self.shape());
+        let isa = decoder.isa;
+        let mut delta = vec![0.0; block.lse.len()];
+        attention::output_dot_gradient(isa, shape, &block.attended, grad, &mut delta);
+        let mut grad_heads = vec![0.0; grad.len()];
+        elementwise::split_heads(grad, shape.tokens, shape.width, None, &mut grad_heads);
+        let [q, k, v] = &block.heads;
+        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+        let saved = Saved {
+            lse: &block.lse,
+            delta: &delta,
+            grad: &grad_heads,
+        };
+        let sequences = &self.batch.sequences;
+        let qkv = Qkv { q, k, v };
+        attention::attention_backward(isa, shape, qkv, sequences, saved, &mut dq, &mut dk, &mut dv);
+        let rotary = Some((&decoder.rotary, self.batch.positions.as_slice()));
+        let mut merge = |heads: &[f32], rotary, norm: Option<(TensorId, &[f32])>| {
+            let mut out = vec![0.0; heads.len()];
+            elementwise::merge_heads(heads, shape.tokens, shape.width, rotary, &mut out);
+            if let Some((id, x)) = norm {
+                decoder.norm_backward(id, x, &mut out, gradients);
+            }
+            out
+        };
+        let norms = decoder.layout.layers[layer].qk_norms;
+        [
+            merge(&dq, rotary, norms.map(|ids| (ids[0], block.q.as_slice()))),
+            merge(&dk, rotary, norms.map(|ids| (ids[1], block.k.as_slice()))),
+            merge(&dv, None, None),
+        ]
+    }
+
+    fn linear_parts(&self, layer: usize, slot: Slot) -> (LinearIds, usize, usize) {
+        let (outputs, inputs) = slot.size(&self.decoder.config);
+        let ids = self.decoder.layout.layers[layer].linear[slot as usize];
+        (ids, outputs, inputs)
+    }
+
+    fn pair(&self, layer: usize, slot: Slot) -> Option<(&Lora, PairIds)> {
+        let lora = self.lora?;
+        Some((lora, lora.pair(layer, slot)?))
+    }
+
+    /// y = x·Wᵀ + bias + scale · drop(x)·Aᵀ·Bᵀ.
+    fn linear(&self, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
+        let (ids, outputs, inputs) = self.linear_parts(layer, slot);
+        let (isa, tokens) = (self.decoder.isa, self.tokens());
+        let weights = &self.decoder.weights;
+        let mut y = vec![0.0; tokens * outputs];
+        let w = View::new(weights.get(ids.weight), outputs, inputs);
+        gemm(
+            isa,
+            View::new(x, tokens, inputs),
+            w.t(),
+            &mut y,
+            outputs,
+            false,
+        );
+        if let Some(bias) = ids.bias {
+            elementwise::add_bias(&mut y, weights.get(bias));
+        }
+        if let Some((lora, pair)) = self.pair(layer, slot) {
+            let rank = lora.config.rank;
+            let low = self.lowered(lora, pair, layer, slot, x);
+            let b = View::new(lora.tensors.get(pair.b), outputs, rank);
+            gemm(
+                isa,
+                View::new(&low, tokens, rank),
+                b.t(),
+                &mut y,
+                outputs,
+                true,
+            );
+        }
+        y
+    }
+
+    /// scale · drop(x)·Aᵀ, [tokens, rank].
+    fn lowered(&self, lora: &Lora, pair: PairIds, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
+        let (tokens, rank) = (self.tokens(), lora.config.rank);
+        let inputs = x.len() / tokens;
+        let dropped = self.drop(lora, layer, slot, x);
+        let x = dropped.as_deref().unwrap_or(x);
+        let a = View::new(lora.tensors.get(pair.a), rank, inputs);
+        let mut low = vec![0.0; tokens * rank];
+        let x = View::new(x, tokens, inputs);
+        gemm(self.decoder.isa, x, a.t(), &mut low, rank, false);
+        elementwise::scale(&mut low, lora.config.scale());
+        low
+    }
+
+    /// x with dropout, where there is any.
+    fn drop(&self, lora: &Lora, layer: usize, slot: Slot, x: &[f32]) -> Option<Vec<f32>> {
+        let stream = dropout_stream(self.dropout?, lora, Module { layer, slot })?;
+        let mut x = x.to_vec();
+        elementwise::dropout(&mut x, lora.config.dropout, &stream);
+        Some(x)
+    }
+
+    /// Adds the gradient of `x` to `dx` and those of the weights where wanted.
+    fn linear_backward(
+        &self,
+        layer: usize,
+        slot: Slot,
+        x: &[f32],
+        grad: &[f32],
+        dx: &mut [f32],
+        gradients: &mut Gradients<'_>,
+    ) {
+        let (ids, outputs, inputs) = self.linear_parts(layer, slot);
+        let (isa, tokens) = (self.decoder.isa, self.tokens());
+        let dy = View::new(grad, tokens, outputs);
+        let w = View::new(self.decoder.weights.get(ids.weight), outputs, inputs);
+        gemm(isa, dy, w, dx, inputs, true);
+        if let Some(weights) = gradients.weights.as_deref_mut() {
+            let x = View::new(x, tokens, inputs);
+            gemm(isa, dy.t(), x, weights.get_mut(ids.weight), inputs, true);
+            if let Some(bias) = ids.bias {
+                elementwise::add_columns(grad, weights.get_mut(bias));
+            }
+        }
+        if let Some((lora, pair)) = self.pair(layer, slot) {
+            let tensors = gradients.lora.as_deref_mut();
+            self.pair_backward(lora, pair, Module { layer, slot }, x, dy, dx, tensors);
+        }
+    }
+
+    /// The adapter's part of [`Pass::linear_backward`].
+    #[expect(clippy::too_many_arguments, reason = "the parts of one gradient")]
+    fn pair_backward(
+        &self,
+        lora: &Lora,
+        pair: PairIds,
+        module: Module,
+        x: &[f32],
+        dy: View<'_>,
+        dx: &mut [f32],
+        tensors: Option<&mut Tensors>,
+    ) {
+        let (isa, tokens, rank) = (self.decoder.isa, self.tokens(), lora.config.rank);
+        let (outputs, inputs) = module.slot.size(&self.decoder.config);
+        let b = View::new(lora.tensors.get(pair.b), outputs, rank);
+        let mut dlow = vec![0.0; tokens * rank];
+        gemm(isa, dy, b, &mut dlow, rank, false);
+        elementwise::scale(&mut dlow, lora.config.scale());
+        let dlow = View::new(&dlow, tokens, rank);
+        if let Some(tensors) = tensors {
+            let low = self.lowered(lora, pair, module.layer, module.slot, x);
+            let low = View::new(&low, tokens, rank);
+            gemm(isa, dy.t(), low, tensors.get_mut(pair.b), rank, true);
+            let dropped = self.drop(lora, module.layer, module.slot, x);
+            let x = View::new(dropped.as_deref().unwrap_or(x), tokens, inputs);
+            gemm(isa, dlow.t(), x, tensors.get_mut(pair.a), inputs, true);
+        }
+        let a = View::new(lora.tensors.get(pair.a), rank, inputs);
+        match self.dropout.and_then(|d| dropout_stream(d, lora, module)) {
+            None => gemm(isa, dlow, a, dx, inputs, true),
+            Some(stream) => {
+                let mut through = vec![0.0; tokens * inputs];
+                gemm(isa, dlow, a, &mut through, inputs, false);
+                elementwise::dropout(&mut through, lora.config.dropout, &stream);
+                elementwise::add(dx, &through);
+            }
+        }
+    }
+}
+
+/// The numbers that drop a module's inputs; none when nothing is dropped.
+pub fn dropout_stream(dropout: Dropout, lora: &Lora, module: Module) -> Option<Stream> {
+    let module = module.to_string();
+    (lora.config.dropout > 0.0).then(|| Stream::new(dropout.seed, "dropout", dropout.step, &module))
+}

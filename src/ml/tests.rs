@@ -1,0 +1,338 @@
+//! Tests of the decoder as a whole: against candle, against finite differences, and for its bits.
+
+use std::collections::BTreeMap;
+
+use super::batch::{Batch, IGNORE, Sequence};
+use super::config::{Family, ModelConfig, NormPlacement, QkNorm};
+use super::kernels::Isa;
+use super::lora::{ALL_LINEAR, Lora, LoraConfig};
+use super::model::{Decoder, Dropout, Gradients, Loss};
+use super::rng::Stream;
+use super::tensors::Tensors;
+
+/// A small decoder of a family, with key/value heads shared by query heads.
+pub fn config(family: Family) -> ModelConfig {
+    ModelConfig {
+        family,
+        vocab_size: 67,
+        hidden_size: 24,
+        intermediate_size: 40,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 6,
+        max_positions: 96,
+        norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        tied: false,
+        attention_bias: false,
+        mlp_bias: false,
+        norm_placement: family.norm_placement(),
+        qk_norm: family.qk_norm(),
+    }
+}
+
+/// Every switch in one position or another.
+fn configs() -> Vec<(&'static str, ModelConfig)> {
+    let biased = ModelConfig {
+        attention_bias: true,
+        mlp_bias: true,
+        tied: true,
+        ..config(Family::Llama)
+    };
+    let per_head = ModelConfig {
+        qk_norm: QkNorm::PerHead,
+        norm_placement: NormPlacement::Pre,
+        ..config(Family::Olmo2)
+    };
+    vec![
+        ("olmo2", config(Family::Olmo2)),
+        ("llama", config(Family::Llama)),
+        ("biases, tied", biased),
+        ("norm per head", per_head),
+    ]
+}
+
+/// A decoder whose every weight is random, norms and biases too.
+fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
+    let mut decoder = Decoder::init(config.clone(), 3, 0.3, isa);
+    for tensor in decoder.weights.iter_mut().filter(|t| t.shape.len() == 1) {
+        Stream::new(5, "test", 0, &tensor.name).normal(1.0, 0.3, &mut tensor.data);
+    }
+    decoder
+}
+
+/// An adapter on every linear layer whose B is not zero.
+fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
+    let wanted = LoraConfig {
+        rank: 3,
+        alpha: 5.0,
+        rank_stabilized: false,
+        dropout,
+        target_modules: vec![ALL_LINEAR.to_owned()],
+        layers: None,
+    };
+    let mut lora = Lora::init(wanted.resolve(config).unwrap(), config, 11);
+    for tensor in lora.tensors.iter_mut() {
+        Stream::new(6, "test", 0, &tensor.name).normal(0.0, 0.2, &mut tensor.data);
+    }
+    lora
+}
+
+fn sequence(length: usize, vocabulary: usize, first: usize, seed: u64) -> Sequence {
+    let stream = Stream::new(seed, "tokens", 0, "");
+    let token = |i: usize| stream.u32(i as u64) % vocabulary as u32;
+    Sequence {
+        tokens: (0..length).map(token).collect(),
+        targets: (0..length)
+            .map(|i| if i < first { IGNORE } else { token(i + 1) })
+            .collect(),
+    }
+}
+
+/// Three sequences of which one is longer than a block of queries.
+fn batch(config: &ModelConfig) -> Batch {
+    let v = config.vocab_size;
+    let all = [
+        sequence(7, v, 3, 1),
+        sequence(90, v, 0, 2),
+        sequence(5, v, 4, 3),
+    ];
+    Batch::new(&all)
+}
+
+/// Every gradient of weights and adapter, and the loss.
+fn all_gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensors, Tensors) {
+    let mut weights = decoder.weights.zeros_like();
+    let mut pairs = lora.tensors.zeros_like();
+    let gradients = Gradients {
+        weights: Some(&mut weights),
+        lora: Some(&mut pairs),
+    };
+    let dropout = Some(Dropout { seed: 9, step: 4 });
+    let scale = 1.0 / batch.counted() as f32;
+    let loss = decoder.gradients(Some(lora), batch, dropout, scale, gradients);
+    (loss, weights, pairs)
+}
+
+fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let pairs = ours.iter().zip(theirs);
+    let error: f64 = pairs.map(|(a, b)| square(f64::from(a - b))).sum();
+    let norm: f64 = theirs.iter().map(|b| square(f64::from(*b))).sum();
+    (error / norm.max(1e-30)).sqrt()
+}
+
+#[cfg(feature = "candle")]
+mod against_candle {
+    use super::*;
+    use crate::ml::candle::CandleCore;
+    use crate::ml::train::Core;
+
+    fn check(name: &str, decoder: Decoder, lora: Option<Lora>, ours: (Loss, Tensors)) {
+        let batch = batch(&decoder.config);
+        let mut core = CandleCore::new(decoder, lora).unwrap();
+        let mut theirs = core.params().zeros_like();
+        let dropout = Dropout { seed: 9, step: 4 };
+        let scale = 1.0 / batch.counted() as f32;
+        let loss = core.gradients(&batch, dropout, scale, &mut theirs).unwrap();
+        assert_eq!(loss.tokens, ours.0.tokens);
+        assert!(
+            (loss.mean() - ours.0.mean()).abs() < 1e-5,
+            "{name}: {loss:?}, {:?}",
+            ours.0
+        );
+        let mut worst = 0.0f64;
+        for (ours, theirs) in ours.1.iter().zip(theirs.iter()) {
+            assert_eq!(ours.name, theirs.name);
+            let error = relative_error(&ours.data, &theirs.data);
+            assert!(
+                error < 1e-4,
+                "{name}: gradient of {} is off by {error:e}",
+                ours.name
+            );
+            worst = worst.max(error);
+        }
+        println!("{name}: worst relative gradient error {worst:.1e}");
+    }
+
+    #[test]
+    fn every_gradient_of_an_adapter_agrees() {
+        for (name, config) in configs() {
+            for dropout in [0.0, 0.3] {
+                let decoder = random_decoder(&config, Isa::detect());
+                let lora = random_lora(&config, dropout);
+                let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+                check(name, decoder, Some(lora), (loss, pairs));
+            }
+        }
+    }
+
+    #[test]
+    fn every_gradient_of_the_weights_agrees() {
+        for (name, config) in configs() {
+            let decoder = random_decoder(&config, Isa::detect());
+            let batch = batch(&config);
+            let mut weights = decoder.weights.zeros_like();
+            let gradients = Gradients {
+                weights: Some(&mut weights),
+                lora: None,
+            };
+            let scale = 1.0 / batch.counted() as f32;
+            let loss = decoder.gradients(None, &batch, None, scale, gradients);
+            check(name, decoder, None, (loss, weights));
+        }
+    }
+
+    #[test]
+    fn logits_agree_with_the_models_of_candle_transformers() {
+        use candle_core::{DType, Device, Tensor};
+        use candle_transformers::models::{llama, olmo2};
+        for family in [Family::Olmo2, Family::Llama] {
+            let config = config(family);
+            let decoder = random_decoder(&config, Isa::detect());
+            let one = Batch::new(&[sequence(40, config.vocab_size, 0, 4)]);
+            let ours = decoder.logits(None, &one);
+            let ours = &ours[39 * config.vocab_size..];
+            let tensors = decoder.weights.iter().map(|t| {
+                let tensor = Tensor::from_slice(&t.data, t.shape.as_slice(), &Device::Cpu);
+                (t.name.clone(), tensor.unwrap())
+            });
+            let weights =
+                candle_nn::VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+            let tokens = Tensor::new(one.tokens.as_slice(), &Device::Cpu).unwrap();
+            let tokens = tokens.unsqueeze(0).unwrap();
+            let theirs = match family {
+                Family::Olmo2 => {
+                    let config = olmo2::Config {
+                        vocab_size: config.vocab_size,
+                        hidden_size: config.hidden_size,
+                        intermediate_size: config.intermediate_size,
+                        attention_bias: false,
+                        num_hidden_layers: config.layers,
+                        num_attention_heads: config.heads,
+                        num_key_value_heads: config.kv_heads,
+                        rms_norm_eps: config.norm_eps,
+                        hidden_act: candle_nn::Activation::Silu,
+                        max_position_embeddings: config.max_positions,
+                        rope_theta: config.rope_theta,
+                        tie_word_embeddings: false,
+                        clip_qkv: None,
+                    };
+                    let mut model = olmo2::Model::new(&config, weights).unwrap();
+                    model.forward(&tokens, 0).unwrap()
+                }
+                Family::Llama => {
+                    let config = llama::Config {
+                        vocab_size: config.vocab_size,
+                        hidden_size: config.hidden_size,
+                        intermediate_size: config.intermediate_size,
+                        num_hidden_layers: config.layers,
+                        num_attention_heads: config.heads,
+                        num_key_value_heads: config.kv_heads,
+                        use_flash_attn: false,
+                        rms_norm_eps: config.norm_eps,
+                        rope_theta: config.rope_theta as f32,
+                        bos_token_id: None,
+                        eos_token_id: None,
+                        rope_scaling: None,
+                        max_position_embeddings: config.max_positions,
+                        tie_word_embeddings: false,
+                    };
+                    let mut cache =
+                        llama::Cache::new(true, DType::F32, &config, &Device::Cpu).unwrap();
+                    let model = llama::Llama::load(weights, &config).unwrap();
+                    model.forward(&tokens, 0, &mut cache).unwrap()
+                }
+            };
+            let theirs: Vec<f32> = theirs.flatten_all().unwrap().to_vec1().unwrap();
+            let error = relative_error(ours, &theirs);
+            assert!(error < 1e-5, "{family:?}: logits are off by {error:e}");
+        }
+    }
+}
+
+/// The derivative along a random direction through all weights and the
+/// adapter at once, against the difference of two losses.
+#[test]
+fn gradients_agree_with_finite_differences() {
+    for (name, config) in configs() {
+        let mut decoder = random_decoder(&config, Isa::detect());
+        let mut lora = random_lora(&config, 0.0);
+        let batch = batch(&config);
+        let (_, weights, pairs) = all_gradients(&decoder, &lora, &batch);
+        let mut slope = 0.0;
+        let mut directions = Vec::new();
+        for gradient in weights.iter().chain(pairs.iter()) {
+            let mut direction = vec![0.0; gradient.data.len()];
+            Stream::new(8, "direction", 0, &gradient.name).normal(0.0, 1.0, &mut direction);
+            let products = direction.iter().zip(&gradient.data);
+            slope += products
+                .map(|(d, g)| f64::from(*d) * f64::from(*g))
+                .sum::<f64>();
+            directions.push(direction);
+        }
+        let step = 2e-4;
+        let mut shift = |by: f32| {
+            let tensors = decoder.weights.iter_mut().chain(lora.tensors.iter_mut());
+            for (tensor, direction) in tensors.zip(&directions) {
+                let values = tensor.data.iter_mut().zip(direction);
+                values.for_each(|(x, d)| *x += by * d);
+            }
+            decoder.loss(Some(&lora), &batch).mean()
+        };
+        let above = shift(step);
+        let below = shift(-2.0 * step);
+        let measured = (above - below) / (2.0 * f64::from(step));
+        let error = (measured - slope).abs() / slope.abs().max(1.0);
+        assert!(error < 0.02, "{name}: slope {slope}, measured {measured}");
+    }
+}
+
+#[test]
+fn packing_changes_no_loss() {
+    let config = config(Family::Olmo2);
+    let decoder = random_decoder(&config, Isa::detect());
+    let v = config.vocab_size;
+    let all = [
+        sequence(7, v, 3, 1),
+        sequence(90, v, 0, 2),
+        sequence(5, v, 4, 3),
+    ];
+    let together = decoder.loss(None, &Batch::new(&all));
+    let apart = all
+        .iter()
+        .map(|one| decoder.loss(None, &Batch::new([one])))
+        .fold(Loss::default(), Loss::plus);
+    assert_eq!(together.tokens, apart.tokens);
+    assert!(
+        (together.sum - apart.sum).abs() < 1e-9,
+        "{together:?} {apart:?}"
+    );
+}
+
+/// Bits of loss and gradients, for every number of threads and instruction set.
+#[test]
+fn bits_do_not_depend_on_threads_or_instruction_set() {
+    for (name, config) in configs() {
+        let mut seen: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for isa in Isa::available() {
+            for threads in [1, 2, 3, 5] {
+                let bits = crate::ml::with_threads(threads, || {
+                    let decoder = random_decoder(&config, isa);
+                    let lora = random_lora(&config, 0.1);
+                    let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+                    let tensors = weights.iter().chain(pairs.iter());
+                    let values = tensors.flat_map(|t| t.data.iter().map(|x| x.to_bits()));
+                    let loss = loss.sum.to_bits();
+                    values.chain([loss as u32, (loss >> 32) as u32]).collect()
+                });
+                seen.insert(format!("{isa}, {threads} threads"), bits.unwrap());
+            }
+        }
+        let first = seen.values().next().unwrap();
+        for (which, bits) in &seen {
+            assert!(bits == first, "{name}: {which} differs");
+        }
+    }
+}
