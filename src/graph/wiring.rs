@@ -198,23 +198,24 @@ fn single(port: &InPort) -> Diagnostic {
 fn bad_path(text: &str, bad: BadPath) -> Diagnostic {
     let message = match bad {
         BadPath::Escapes => "the path leads out of the project".to_owned(),
+        BadPath::Empty if !text.is_empty() => "the path is the whole project".to_owned(),
         bad => format!("the path {bad}"),
     };
-    let link = "paths are relative to the project root; to use what lies elsewhere, \
-                link to it from within the project"
-        .to_owned();
     let hint = match bad {
-        BadPath::Absolute | BadPath::Escapes => Some(link),
-        _ if text == "." => Some("name what is needed of the project".to_owned()),
-        _ => None,
+        BadPath::Empty if text.is_empty() => "name a file or a folder",
+        BadPath::Empty => "name what is needed of it: the project also holds what steps write",
+        _ => {
+            "paths are relative to the project root, so that a build does not depend on where \
+             the project lies"
+        }
     };
-    Diagnostic::error(None, message).hint(hint)
+    Diagnostic::error(None, message).hint(hint.to_owned())
 }
 
 fn hub(text: &str) -> Result<(String, Origin), Diagnostic> {
     let reference = HubRef::parse(text).map_err(|bad| {
         let hint = match bad {
-            BadHubRef::Unpinned => format!("add the commit behind the name: OWNER/NAME@COMMIT"),
+            BadHubRef::Unpinned => "add the commit behind the name: OWNER/NAME@COMMIT".to_owned(),
             BadHubRef::Branch(_) => "name a commit or a tag, whose content stays".to_owned(),
             BadHubRef::Malformed(_) => "write hf://[datasets/]OWNER/NAME@COMMIT[/PATH]".to_owned(),
         };
