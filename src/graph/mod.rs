@@ -258,6 +258,3 @@ mod as_text {
         serde_json::from_str(&String::deserialize(from)?).map_err(de::Error::custom)
     }
 }
-
-#[cfg(test)]
-mod tests;

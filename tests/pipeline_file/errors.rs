@@ -3,8 +3,8 @@
 use insta::assert_snapshot;
 
 use super::{faults, faults_with, load, load_with, registry, source};
-use crate::graph::Graph;
-use crate::pipeline::{Overrides, Severity};
+use retune::graph::Graph;
+use retune::pipeline::{Overrides, Severity};
 
 #[test]
 fn unknown_table() {

@@ -1,4 +1,4 @@
-//! The graph on kinds that exist for tests alone.
+//! The pipeline file from its text to the graph, on kinds that exist for tests alone.
 
 mod errors;
 mod schema;
@@ -9,9 +9,10 @@ use proptest::prelude::*;
 use schemars::JsonSchema;
 use serde_json::json;
 
-use super::*;
-use crate::step::{Context, FieldError, InPort, Step, StepError};
-use crate::steps::Command;
+use retune::graph::{Graph, Node, Origin, StepId};
+use retune::pipeline::{Diagnostics, Overrides, Pipeline, Source, ValueSource};
+use retune::step::{Context, FieldError, InPort, OutPort, PortType, Registry, Step, StepError};
+use retune::steps::Command;
 
 /// Declares a kind for tests that does nothing.
 macro_rules! kind {
@@ -513,7 +514,7 @@ fn ten_thousand_steps_build() {
     let built = start.elapsed() - parsed;
     eprintln!("parsed in {parsed:?}, built in {built:?}");
     assert_eq!(graph.order().len(), 10_000);
-    assert_eq!(graph.dependencies(StepId::new(9_999)).len(), 2);
+    assert_eq!(graph.dependencies(graph.order()[9_999]).len(), 2);
     assert_eq!(graph.nodes[9_999].line, 9_999 * 6 + 1);
 }
 

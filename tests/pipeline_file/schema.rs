@@ -4,8 +4,8 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::registry;
-use crate::graph::schema;
-use crate::step::Registry;
+use retune::graph::schema;
+use retune::step::Registry;
 
 fn of(kind: &str) -> Value {
     schema(&registry())["$defs"][kind].take()
