@@ -74,6 +74,11 @@ pub fn create_dir(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).on("create folder", path)
 }
 
+/// Moves a file or folder; what is at the new path is replaced.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).on("move", from)
+}
+
 /// Writes a file so that a reader sees either the old bytes or all of the new
 /// ones: into a temporary file beside it, made durable, then renamed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {

@@ -23,7 +23,7 @@ const TABLE: &[(&str, &[&str])] = &[
         "plan",
         &["hash", "files", "pipeline", "step", "graph", "store"],
     ),
-    ("event", &["hash", "pipeline", "step", "plan"]),
+    ("event", &["hash", "pipeline", "step", "store", "plan"]),
     (
         "exec",
         &[

@@ -57,6 +57,16 @@ impl PortType {
         }
     }
 
+    /// Whether a file may stand behind a port of this type.
+    pub fn may_be_file(self) -> bool {
+        !self.is_folder()
+    }
+
+    /// Whether a folder may stand behind a port of this type.
+    pub fn may_be_folder(self) -> bool {
+        self.is_folder() || self == PortType::Any
+    }
+
     fn is_folder(self) -> bool {
         matches!(
             self,

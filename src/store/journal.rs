@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::object::Entry;
+use super::object::{Entry, Key};
 use crate::files::{self, FileError, PathContext};
 use crate::hash::Digest;
 
@@ -35,30 +35,30 @@ pub struct StepRef {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Note {
     /// A step began to run for a key.
-    Started(StepRef, Digest),
+    Started(StepRef, Key),
     /// A step that had started gave these outputs.
-    Finished(StepRef, Digest, Entry),
+    Finished(StepRef, Key, Entry),
     /// A step's outputs were put back from the store, or found in place.
-    Restored(StepRef, Digest),
+    Restored(StepRef, Key),
     /// A step that had started failed.
-    Failed(StepRef, Digest),
+    Failed(StepRef, Key),
     /// The outputs of a key can no longer be had.
-    Lost(Digest),
+    Lost(Key),
 }
 
 /// Where a step stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepState {
     /// The key its outputs in place stand for.
-    pub current: Option<Digest>,
+    pub current: Option<Key>,
     /// The key it last began to run for without finishing.
-    pub unfinished: Option<Digest>,
+    pub unfinished: Option<Key>,
 }
 
 /// What the journal says, for look-up.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Digest, Entry>,
+    entries: HashMap<Key, Entry>,
     steps: HashMap<String, HashMap<String, StepState>>,
     /// Records read or written since the journal was last compacted.
     notes: usize,
@@ -66,7 +66,7 @@ pub struct Index {
 
 impl Index {
     /// What the store holds under a key.
-    pub fn entry(&self, key: &Digest) -> Option<&Entry> {
+    pub fn entry(&self, key: &Key) -> Option<&Entry> {
         self.entries.get(key)
     }
 
@@ -76,7 +76,7 @@ impl Index {
     }
 
     /// All entries.
-    pub fn entries(&self) -> impl Iterator<Item = (&Digest, &Entry)> {
+    pub fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
         self.entries.iter()
     }
 
@@ -97,7 +97,7 @@ impl Index {
         }
     }
 
-    fn make_current(&mut self, step: StepRef, key: Digest) {
+    fn make_current(&mut self, step: StepRef, key: Key) {
         *self.state(step) = StepState {
             current: Some(key),
             unfinished: None,
@@ -314,7 +314,7 @@ mod tests {
     }
 
     fn notes() -> Vec<Note> {
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let (a, b) = (Key(Digest::of(b"a")), Key(Digest::of(b"b")));
         vec![
             Note::Started(step("x"), a),
             Note::Finished(step("x"), a, entry("1")),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     fn check(index: &Index) {
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+        let (a, b) = (Key(Digest::of(b"a")), Key(Digest::of(b"b")));
         assert_eq!(index.entry(&a), Some(&entry("1")));
         assert_eq!(index.entry(&b), Some(&entry("2")));
         assert_eq!(index.step("p", "x").unwrap().current, Some(a));

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::journal::{Index, Journal, JournalError, Note};
-use super::object::{Artifact, BadListing, Entry, Listing, Shape};
+use super::object::{Artifact, BadListing, Entry, Key, Listing, Shape};
 use super::stat::{ContentError, StatCache};
 use crate::files::{self, FileError, PathContext};
 use crate::hash::Digest;
@@ -112,7 +112,7 @@ impl LocalStore {
     }
 
     /// What is stored under a key.
-    pub fn entry(&self, key: &Digest) -> Option<Entry> {
+    pub fn entry(&self, key: &Key) -> Option<Entry> {
         self.with_index(|index| index.entry(key).cloned())
     }
 
@@ -510,7 +510,7 @@ mod tests {
     #[test]
     fn history_is_known_at_once_and_kept_after_commit() {
         let (folder, store) = space();
-        let key = Digest::of(b"key");
+        let key = Key(Digest::of(b"key"));
         let step = StepRef {
             pipeline: "p".into(),
             step: "s".into(),

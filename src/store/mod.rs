@@ -13,5 +13,5 @@ mod stat;
 
 pub use journal::{Index, Note, StepRef, StepState};
 pub use local::{LocalStore, Store, StoreError};
-pub use object::{Artifact, BadListing, Entry, ListEntry, Listing, Output, Shape};
+pub use object::{Artifact, BadListing, Entry, Key, ListEntry, Listing, Output, Shape};
 pub use stat::{ContentError, StatCache};

@@ -1,8 +1,29 @@
 //! What the store keeps: artifacts, the Merkle listing of a folder, and the entry a key leads to.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::hash::Digest;
+
+/// The digest of everything that makes a step's result what it is; what a
+/// result is stored under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(pub Digest);
+
+impl Key {
+    /// The first 12 hex characters: enough for a person to compare.
+    pub fn short(&self) -> String {
+        self.0.short()
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// What a digest stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

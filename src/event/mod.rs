@@ -1,15 +1,18 @@
 //! What happens in a run, as plain data: the executor sends events, the recorder and the reporters only receive them.
 
+mod execution;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::hash::Digest;
 use crate::pipeline::{PipelineName, StepName};
-use crate::plan::Verdict;
+use crate::plan::{Key, Verdict};
 use crate::step::{Progress, StepError};
+
+pub use execution::{Execution, Recorder};
 
 /// One thing that happened, in the order in which it happened.
 ///
@@ -48,7 +51,7 @@ pub enum Event {
         /// Its kind.
         kind: String,
         /// What its result will be stored under.
-        key: Digest,
+        key: Key,
     },
     /// A running step reported how far it is.
     StepProgress {
@@ -62,7 +65,7 @@ pub enum Event {
         /// The step.
         step: StepName,
         /// What its result is stored under.
-        key: Digest,
+        key: Key,
         /// Wall time in seconds.
         seconds: f64,
         /// Peak resident memory of its process in bytes, where it is known.
@@ -77,7 +80,7 @@ pub enum Event {
         /// The step.
         step: StepName,
         /// What they are stored under.
-        key: Digest,
+        key: Key,
     },
     /// A step failed; its last good outputs are untouched.
     StepFailed {

@@ -1,0 +1,33 @@
+//! Tells the program which compiler and which commit it was built from, for the records.
+
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    println!("cargo::rerun-if-changed=.git/HEAD");
+    println!("cargo::rerun-if-changed=.git/logs/HEAD");
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    tell("RETUNE_RUSTC", output(&rustc, &["--version"]));
+    tell("RETUNE_COMMIT", output("git", &["rev-parse", "HEAD"]));
+    let changes = output("git", &["status", "--porcelain", "--", "src", "Cargo.lock"]);
+    tell(
+        "RETUNE_DIRTY",
+        changes.map(|text| (!text.is_empty()).to_string()),
+    );
+    tell("RETUNE_TARGET", std::env::var("TARGET").ok());
+    tell("RETUNE_PROFILE", std::env::var("PROFILE").ok());
+}
+
+/// What cannot be told (no git, no repository) is left out, not made up.
+fn tell(name: &str, value: Option<String>) {
+    if let Some(value) = value {
+        println!("cargo::rustc-env={name}={value}");
+    }
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}

@@ -1,0 +1,334 @@
+//! The command line: verbs, options, and what their values must look like.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// What follows `--help`: what scripts rely on.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0    fine
+  1    a step failed, or verify or audit found a difference
+  2    something is stale (plan --check)
+  3    the pipeline file is wrong
+  4    wrong usage
+  5    the system refused: files, the store, the network
+  130  interrupted
+
+Results go to standard output, all else to standard error.";
+
+/// make for open fine-tuning: rebuilds what changed and records how all came to be.
+#[derive(Debug, Parser)]
+#[command(
+    name = "retune",
+    version,
+    after_help = AFTER_HELP,
+    infer_long_args = false,
+    subcommand_required = true,
+    max_term_width = 80
+)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
+pub struct Global {
+    /// Work in this folder instead of the current one.
+    #[arg(short = 'C', value_name = "DIR", global = true)]
+    pub directory: Option<PathBuf>,
+    /// The pipeline: NAME for pipelines/NAME.toml, or a file; may be left
+    /// out when there is only one, or one named quickstart.
+    #[arg(short, long, value_name = "NAME|FILE", global = true)]
+    pub pipeline: Option<String>,
+    /// Where the store is [default: cache in the project].
+    #[arg(long, value_name = "DIR", global = true)]
+    pub cache: Option<PathBuf>,
+    /// Replace a value of the pipeline file; may be repeated.
+    #[arg(
+        long = "set",
+        value_name = "PATH=VALUE",
+        global = true,
+        value_parser = assignment,
+        long_help = "Replace a value of the pipeline file: steps.NAME.FIELD=VALUE, \
+            params.NAME=VALUE or pipeline.seed=VALUE. The value is TOML, or else plain \
+            text. May be repeated. RETUNE_STEPS__NAME__FIELD and RETUNE_PARAMS__NAME in \
+            the environment do the same, and yield to this."
+    )]
+    pub set: Vec<(String, String)>,
+    /// When to use colour.
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", global = true)]
+    pub color: Color,
+    /// Tell of steps of which nothing is done, and all that steps measured.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On terminals, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring steps up to date, rebuilding only what changed.
+    Build(Build),
+    /// Show what build would do, and why; nothing is run.
+    Plan(Plan),
+    /// Say why a step would run: every component that changed, old and new.
+    Why(Why),
+    /// Show the steps and what they need of each other.
+    Graph(Graph),
+    /// Build, and build again whenever an input changes.
+    Watch(Run),
+    /// Hash every output again and compare with the records and the lock.
+    Verify(Verify),
+    /// Rebuild in a clean folder and compare every digest.
+    Audit(Audit),
+    /// Print the JSON Schema of pipeline files, for completion in editors.
+    Schema,
+    /// List the kinds of steps.
+    Kinds(Kinds),
+    /// Write the quick start into a folder.
+    Init(Init),
+}
+
+/// Options of verbs that run steps.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The steps to bring up to date, with what they need [default: all].
+    #[arg(value_name = "STEP")]
+    pub targets: Vec<String>,
+    /// How many steps may run at once [default: the number of cores].
+    #[arg(short, long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
+    /// After a failure go on with the steps that do not need it.
+    #[arg(short, long)]
+    pub keep_going: bool,
+    /// Run this step even if it is up to date; may be repeated.
+    #[arg(long, value_name = "STEP")]
+    pub force: Vec<String>,
+    /// Write every event as a line of JSON to this file (- for standard output).
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// How long steps may take to stop when interrupted.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub grace: Duration,
+    /// Tell only of failures and warnings.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// `build`.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// What to build and how.
+    #[command(flatten)]
+    pub run: Run,
+}
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The steps to look at, with what they need [default: all].
+    #[arg(value_name = "STEP")]
+    pub targets: Vec<String>,
+    /// As if build were told to run this step; may be repeated.
+    #[arg(long, value_name = "STEP")]
+    pub force: Vec<String>,
+    /// Exit with 2 when anything is not up to date.
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub check: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `why`.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// The step.
+    #[arg(value_name = "STEP")]
+    pub step: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `graph`.
+#[derive(Debug, Args)]
+pub struct Graph {
+    /// How to draw it.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+/// How a graph is drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For Graphviz.
+    Dot,
+    /// For Markdown.
+    Mermaid,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// What to rebuild and how.
+    #[command(flatten)]
+    pub run: Run,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `kinds`.
+#[derive(Debug, Args)]
+pub struct Kinds {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Where to; made if it is not there [default: the current folder].
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}
+
+/// `PATH=VALUE`; the value may be empty and may hold further `=`.
+fn assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((path, value)) if !path.trim().is_empty() => {
+            Ok((path.trim().to_owned(), value.to_owned()))
+        }
+        _ => Err("expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5".to_owned()),
+    }
+}
+
+fn jobs(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("expected a whole number of at least 1".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected seconds, such as 10 or 0.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let words = ["retune"].into_iter().chain(line.split_whitespace());
+        Cli::try_parse_from(words)
+    }
+
+    fn refusal(line: &str) -> String {
+        let text = parse(line).unwrap_err().to_string();
+        text.lines().next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_build() {
+        let cli = parse(
+            "build stage1 card -j4 -k --force stage1 --force card --events e.jsonl \
+             --grace 0.5 -q -C there -p mine --cache c --color never \
+             --set steps.a.text=x=y --set params.b=",
+        )
+        .unwrap();
+        let Verb::Build(Build { run }) = cli.verb else {
+            panic!("{:?}", cli.verb);
+        };
+        assert_eq!(run.targets, ["stage1", "card"]);
+        assert_eq!(run.force, ["stage1", "card"]);
+        assert_eq!((run.jobs, run.keep_going, run.quiet), (Some(4), true, true));
+        assert_eq!(run.events, Some("e.jsonl".into()));
+        assert_eq!(run.grace, Duration::from_millis(500));
+        assert_eq!(cli.global.directory, Some("there".into()));
+        assert_eq!(cli.global.pipeline.as_deref(), Some("mine"));
+        assert_eq!(cli.global.cache, Some("c".into()));
+        assert_eq!(cli.global.color, Color::Never);
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(cli.global.set, [pair("steps.a.text", "x=y"), pair("params.b", "")]);
+    }
+
+    #[test]
+    fn global_options_stand_before_the_verb_too() {
+        let cli = parse("-C there --color always plan --check --json").unwrap();
+        assert_eq!(cli.global.directory, Some("there".into()));
+        assert_eq!(cli.global.color, Color::Always);
+        assert!(matches!(cli.verb, Verb::Plan(Plan { check: true, json: true, .. })));
+    }
+
+    #[test]
+    fn every_other_verb() {
+        for line in [
+            "why stage1 --json",
+            "graph --format dot",
+            "graph --format mermaid",
+            "watch stage1 -k",
+            "verify --json",
+            "audit stage1 --json -j 2",
+            "schema",
+            "kinds --json",
+            "init",
+            "init there",
+        ] {
+            parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_what_is_expected() {
+        insta::assert_snapshot!(refusal("build --jobs 0"), @"error: invalid value '0' for '--jobs <N>': expected a whole number of at least 1");
+        insta::assert_snapshot!(refusal("build --grace -1"), @"error: unexpected argument '-1' found");
+        insta::assert_snapshot!(refusal("build --grace soon"), @"error: invalid value 'soon' for '--grace <SECONDS>': expected seconds, such as 10 or 0.5");
+        insta::assert_snapshot!(refusal("build --set learning_rate"), @"error: invalid value 'learning_rate' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
+        insta::assert_snapshot!(refusal("build --set =1"), @"error: invalid value '=1' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
+        insta::assert_snapshot!(refusal("graph --format svg"), @"error: invalid value 'svg' for '--format <FORMAT>'");
+        insta::assert_snapshot!(refusal("biuld"), @"error: unrecognized subcommand 'biuld'");
+        insta::assert_snapshot!(refusal("build -q -v"), @"error: the argument '--quiet' cannot be used with '--verbose'");
+        insta::assert_snapshot!(refusal("why"), @"error: the following required arguments were not provided:");
+    }
+}

@@ -1,0 +1,47 @@
+//! `retune kinds`: what steps can do.
+
+use serde::Serialize;
+
+use super::Session;
+use super::args::Kinds;
+use super::exit::Exit;
+use super::problem::Failure;
+use crate::ops;
+
+#[derive(Serialize)]
+struct Kind {
+    name: String,
+    version: u32,
+    about: String,
+}
+
+pub(super) fn run(session: &Session, args: &Kinds) -> Result<Exit, Failure> {
+    let kinds: Vec<Kind> = ops::kinds()
+        .into_iter()
+        .map(|(name, version, about)| Kind {
+            name: name.to_string(),
+            version,
+            about: about.to_string(),
+        })
+        .collect();
+    if args.json {
+        session.output.print_json(&kinds)?;
+    } else {
+        session.output.print(&table(&kinds))?;
+    }
+    Ok(Exit::Fine)
+}
+
+fn table(kinds: &[Kind]) -> String {
+    let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or(0).max(4);
+    let mut text = format!("{:width$}  VERSION  ABOUT\n", "KIND");
+    for Kind {
+        name,
+        version,
+        about,
+    } in kinds
+    {
+        text.push_str(&format!("{name:width$}  {version:>7}  {about}\n"));
+    }
+    text
+}

@@ -1,0 +1,118 @@
+//! The command line: arguments in, output and an exit code out; one file per verb.
+
+mod args;
+mod audit;
+mod build;
+mod exit;
+mod graph;
+mod init;
+mod kinds;
+mod output;
+mod plan;
+mod problem;
+mod schema;
+mod signals;
+mod verify;
+mod watch;
+mod why;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Global, Verb};
+use exit::Exit;
+use output::Output;
+use problem::Failure;
+
+use crate::ops::{self, OpsError, Workspace};
+use crate::pipeline::Overrides;
+
+/// Runs the program with its arguments, the first of which is its own name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // A step's process: thousands of them may be started, so nothing is set up before.
+    if let [_, verb, job] = &arguments[..]
+        && verb == "__step"
+    {
+        return ops::worker(Path::new(job));
+    }
+    if arguments.len() < 2 {
+        return help();
+    }
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => run_verb(cli).into(),
+        Err(error) => {
+            // Nowhere to write is no reason to fail in another way.
+            let _ = error.print();
+            match error.use_stderr() {
+                true => Exit::Usage.into(),
+                false => Exit::Fine.into(),
+            }
+        }
+    }
+}
+
+fn help() -> ExitCode {
+    let _ = Cli::command().print_help();
+    Exit::Fine.into()
+}
+
+fn run_verb(cli: Cli) -> Exit {
+    let output = Output::new(&cli.global);
+    let session = Session {
+        global: cli.global,
+        output,
+    };
+    let result = match cli.verb {
+        Verb::Build(args) => build::run(&session, &args),
+        Verb::Plan(args) => plan::run(&session, &args),
+        Verb::Why(args) => why::run(&session, &args),
+        Verb::Graph(args) => graph::run(&session, &args),
+        Verb::Watch(args) => watch::run(&session, &args),
+        Verb::Verify(args) => verify::run(&session, &args),
+        Verb::Audit(args) => audit::run(&session, &args),
+        Verb::Schema => schema::run(&session),
+        Verb::Kinds(args) => kinds::run(&session, &args),
+        Verb::Init(args) => init::run(&session, &args),
+    };
+    result.unwrap_or_else(|failure: Failure| {
+        output.say(&failure.render(&output.err));
+        failure.exit()
+    })
+}
+
+/// What every verb has at hand.
+struct Session {
+    global: Global,
+    output: Output,
+}
+
+impl Session {
+    /// The folder to work in.
+    fn folder(&self) -> PathBuf {
+        self.global.directory.clone().unwrap_or_else(|| ".".into())
+    }
+
+    fn workspace(&self) -> Result<Workspace, OpsError> {
+        let Global {
+            pipeline, cache, ..
+        } = &self.global;
+        Workspace::find(&self.folder(), pipeline.as_deref(), cache.as_deref())
+    }
+
+    /// What replaces values of the pipeline file: `--set` and `RETUNE_…`.
+    fn overrides(&self) -> Overrides {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            name.starts_with("RETUNE_").then_some(())?;
+            Some((name, value.into_string().ok()?))
+        });
+        Overrides {
+            set: self.global.set.clone(),
+            env: variables.collect(),
+        }
+    }
+}

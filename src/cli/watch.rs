@@ -1,0 +1,81 @@
+//! `retune watch`: builds, and builds again whenever an input changes.
+
+use super::args::Run;
+use super::exit::Exit;
+use super::problem::{Failure, render_ops};
+use super::{Session, build, signals};
+use crate::ops::{self, Changed, Notice, Watched};
+use crate::report::count;
+
+/// How many changed files are named.
+const NAMED: usize = 5;
+
+pub(super) fn run(session: &Session, run: &Run) -> Result<Exit, Failure> {
+    let workspace = session.workspace()?;
+    let options = build::options(session, run, true);
+    let stop = signals::stop_on_signals().map_err(Failure::Signals)?;
+    let output = session.output;
+    let notice = |notice: Notice<'_>| match notice {
+        Notice::Waiting(watched) => output.say(&waiting(watched)),
+        Notice::Changed(changed) => output.say(&changed_line(changed)),
+        Notice::Failed(error) => output.say(&render_ops(error, &output.err)),
+    };
+    output.report(run, |sink| {
+        ops::watch(&workspace, &options, &stop, sink, notice)
+    })??;
+    Ok(Exit::Fine)
+}
+
+fn waiting(watched: &Watched) -> String {
+    let mut parts = Vec::new();
+    for (n, what) in [(watched.paths.len(), "path"), (watched.globs.len(), "glob")] {
+        parts.extend((n > 0).then(|| count(n, what)));
+    }
+    format!("watching {}; Ctrl-C ends it\n", parts.join(" and "))
+}
+
+fn changed_line(changed: &Changed) -> String {
+    if changed.rescan {
+        return "\nchanges were lost: looking at everything again\n".to_owned();
+    }
+    let named: Vec<String> = changed
+        .paths
+        .iter()
+        .take(NAMED)
+        .map(|path| path.display().to_string())
+        .collect();
+    let more = match changed.paths.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    format!("\nchanged: {}{more}\n", named.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched() {
+        let watched = Watched {
+            paths: ["a".into(), "b".into()].into(),
+            ..Watched::default()
+        };
+        assert_eq!(waiting(&watched), "watching 2 paths; Ctrl-C ends it\n");
+    }
+
+    #[test]
+    fn many_changes_are_named_in_part() {
+        let changed = |n: usize| Changed {
+            paths: (0..n).map(|i| format!("data/{i}").into()).collect(),
+            rescan: false,
+        };
+        assert_eq!(changed_line(&changed(2)), "\nchanged: data/0, data/1\n");
+        assert!(changed_line(&changed(7)).ends_with("data/4 and 2 more\n"));
+        let lost = Changed {
+            rescan: true,
+            ..Changed::default()
+        };
+        assert!(changed_line(&lost).contains("lost"));
+    }
+}

@@ -1,0 +1,33 @@
+//! Data: rows and their JSON lines files, scanner findings, templates, splits and statistics.
+//!
+//! The room knows nothing of the engine. A [`Row`] is what training and
+//! evaluation read; every row has a content id and an origin, so that any later
+//! artefact can point at it.
+
+mod error;
+mod finding;
+mod import;
+mod jsonl;
+mod leak;
+mod near;
+mod reports;
+mod row;
+mod split;
+mod stats;
+mod template;
+mod version;
+
+pub use error::DataError;
+pub use finding::{Finding, Package, Severity};
+pub use import::{RowsSummary, Schema, import_rows};
+pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
+pub use leak::{LeakReport, PairReport, find_leaks};
+pub use reports::{
+    ImportOptions, ImportSummary, Report, ReportSummary, ToolSummary, import_findings,
+    read_findings, read_report,
+};
+pub use row::{Content, Message, Role, Row, RowId};
+pub use split::{SplitOptions, Splits, split};
+pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
+pub use template::{BuildSummary, Templates};
+pub use version::upgrade;

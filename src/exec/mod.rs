@@ -1,0 +1,39 @@
+//! Execution: the scheduler, the one door through which steps run, and their outputs' way into the store.
+
+mod job;
+mod local;
+mod outputs;
+mod run;
+mod state;
+mod worker;
+
+pub use job::{End, Job, JobResult, WorkFolder, prepare};
+pub use local::LocalExecutor;
+pub use run::{Options, Runner};
+pub use worker::work;
+
+use crate::step::{Progress, StepError};
+
+/// Starts jobs somewhere: as child processes today, on a cluster later.
+pub trait Executor: Sync {
+    /// Starts a job whose files are in `folder`.
+    fn start(&self, job: &Job, folder: &WorkFolder) -> Result<Box<dyn Running>, StepError>;
+}
+
+/// A job that was started.
+pub trait Running: Send {
+    /// Something that stops the job from another thread.
+    fn stopper(&self) -> Box<dyn Fn(Stop) + Send>;
+
+    /// Waits for the end, handing on progress.
+    fn wait(self: Box<Self>, progress: &mut dyn FnMut(Progress)) -> JobResult;
+}
+
+/// How to stop a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It may finish what it is at and write a checkpoint.
+    Ask,
+    /// At once.
+    Kill,
+}

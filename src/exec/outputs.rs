@@ -1,0 +1,157 @@
+//! From a work folder into the store, and from the store to where outputs belong.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::files;
+use crate::graph::Node;
+use crate::plan::Planner;
+use crate::step::{OutPort, StepError};
+use crate::store::{Artifact, ContentError, Output, Store, StoreError};
+
+/// Takes every declared output of a finished job into the store.
+pub fn collect(store: &dyn Store, ports: &[OutPort], out: &Path) -> Result<Vec<Output>, StepError> {
+    check_all_written(ports, out)?;
+    ports
+        .iter()
+        .map(|port| {
+            let artifact = store.take(&out.join(&port.path)).map_err(not_kept)?;
+            Ok(Output {
+                path: port.path.clone(),
+                artifact,
+            })
+        })
+        .collect()
+}
+
+fn not_kept(error: StoreError) -> StepError {
+    let link = matches!(&error, StoreError::Content(ContentError::Special(_)));
+    let error = StepError::from(error);
+    if link {
+        return error.hint("an output may hold files and folders only, no links or sockets");
+    }
+    error
+}
+
+/// Names every output that is missing or of the wrong shape, before any is taken.
+fn check_all_written(ports: &[OutPort], out: &Path) -> Result<(), StepError> {
+    let fault = |port: &OutPort| match fs::metadata(out.join(&port.path)) {
+        Err(_) => Some(format!("'{}' ({}) was not written", port.name, port.path)),
+        Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => Some(format!(
+            "'{}' ({}) is a folder, not a file",
+            port.name, port.path
+        )),
+        Ok(meta) if meta.is_file() && !port.ty.may_be_file() => Some(format!(
+            "'{}' ({}) is a file, not a folder",
+            port.name, port.path
+        )),
+        Ok(_) => None,
+    };
+    let faults: Vec<String> = ports.iter().filter_map(fault).collect();
+    match faults.as_slice() {
+        [] => Ok(()),
+        faults => Err(StepError::new(format!(
+            "output {}",
+            faults.join("; output ")
+        ))),
+    }
+}
+
+/// An output that was not what the step had written and was moved away.
+pub struct SetAside {
+    /// Where it was, relative to the project.
+    pub path: String,
+    /// Where it is now, relative to the project.
+    pub kept: String,
+}
+
+/// Where things are put in place.
+pub struct Places<'a> {
+    /// The project root.
+    pub root: &'a Path,
+    /// The store.
+    pub store: &'a dyn Store,
+}
+
+impl Places<'_> {
+    /// Puts the outputs of a step where they belong. What is there already and
+    /// right is left alone; what is there and neither right nor from the
+    /// step's last result (`previous`) is moved aside, never overwritten.
+    pub fn put(
+        &self,
+        planner: &Planner<'_>,
+        node: &Node,
+        outputs: &[Output],
+        previous: &[Output],
+    ) -> Result<Vec<SetAside>, StoreError> {
+        let folder = planner.output_folder(node);
+        let mut moved = Vec::new();
+        for (i, _) in planner.faults(node, outputs) {
+            let output = &outputs[i];
+            let path = folder.join(&output.path);
+            if !self.is_ours(planner, node, output, previous) {
+                moved.extend(self.set_aside(planner, node, &path)?);
+            }
+            self.store.place(&output.artifact, &path)?;
+        }
+        Ok(moved)
+    }
+
+    /// Whether what is at the output's place is the step's last result.
+    fn is_ours(
+        &self,
+        planner: &Planner<'_>,
+        node: &Node,
+        output: &Output,
+        previous: &[Output],
+    ) -> bool {
+        let before: Vec<Output> = previous
+            .iter()
+            .filter(|old| old.path == output.path)
+            .cloned()
+            .collect();
+        !before.is_empty() && planner.faults(node, &before).is_empty()
+    }
+
+    fn set_aside(
+        &self,
+        planner: &Planner<'_>,
+        node: &Node,
+        path: &Path,
+    ) -> Result<Option<SetAside>, StoreError> {
+        if fs::symlink_metadata(path).is_err() {
+            return Ok(None);
+        }
+        let name = path.file_name().unwrap_or_default();
+        let kept = free_name(&planner.aside_folder(node), name);
+        if let Some(parent) = kept.parent() {
+            files::create_dir(parent)?;
+        }
+        files::rename(path, &kept)?;
+        let shown = |path: &Path| files::relative(path, self.root).display().to_string();
+        Ok(Some(SetAside {
+            path: shown(path),
+            kept: shown(&kept),
+        }))
+    }
+}
+
+/// `folder/name`, or with the first number behind it that is not taken.
+fn free_name(folder: &Path, name: &std::ffi::OsStr) -> PathBuf {
+    let first = folder.join(name);
+    let numbered = (2..).map(|n| {
+        let mut name = name.to_owned();
+        name.push(format!(".{n}"));
+        folder.join(name)
+    });
+    std::iter::once(first)
+        .chain(numbered)
+        .find(|path| fs::symlink_metadata(path).is_err())
+        .expect("one of infinitely many names is free")
+}
+
+/// Whether two results are the same, output by output.
+pub fn same_outputs(a: &[Output], b: &[Output]) -> bool {
+    let key = |output: &Output| -> (String, Artifact) { (output.path.clone(), output.artifact) };
+    a.len() == b.len() && a.iter().map(key).eq(b.iter().map(key))
+}

@@ -1,0 +1,142 @@
+//! The other side of the door: a process that was handed a job, does it and leaves a result.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
+use crate::files;
+use crate::step::{Context, Progress, ProgressSink, Registry, StepError};
+
+/// Progress goes to the caller at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+
+/// Does the job in the file `job` and leaves its result beside it. Returns
+/// whether the job finished.
+pub fn work(job: &Path, registry: &Registry) -> bool {
+    die_with_parent();
+    let folder = WorkFolder::of_job(job);
+    let cancel = stop_flag();
+    let mut facts = BTreeMap::new();
+    let end = match attempt(job, &folder, registry, &cancel, &mut facts) {
+        Ok(()) => End::Finished,
+        Err(_) if cancel.load(Ordering::Relaxed) => End::Cancelled,
+        Err(error) => End::Failed { error },
+    };
+    let finished = end == End::Finished;
+    let result = JobResult {
+        format: FORMAT,
+        end,
+        facts,
+        peak_memory: peak_memory(),
+    };
+    let bytes = serde_json::to_vec(&result).expect("plain data");
+    if let Err(error) = files::write_atomic(&folder.result(), &bytes) {
+        eprintln!("{error}");
+        return false;
+    }
+    finished
+}
+
+fn attempt(
+    job: &Path,
+    folder: &WorkFolder,
+    registry: &Registry,
+    cancel: &AtomicBool,
+    facts: &mut BTreeMap<String, Value>,
+) -> Result<(), StepError> {
+    let job: Job = serde_json::from_slice(&files::read(job)?)?;
+    let kind = registry
+        .get(&job.kind)
+        .filter(|kind| kind.version() == job.version && job.format == FORMAT)
+        .ok_or_else(|| {
+            StepError::new(format!(
+                "this program has no kind {} {}",
+                job.kind, job.version
+            ))
+            .hint("the program was replaced while a build was running: build again")
+        })?;
+    let mut sink = Lines {
+        last: None,
+        out: std::io::stdout(),
+    };
+    let out = folder.out();
+    let mut context = Context {
+        inputs: &job.inputs,
+        out: &out,
+        checkpoint: job.checkpoint.as_deref(),
+        threads: job.threads,
+        cancel,
+        sink: &mut sink,
+        facts: BTreeMap::new(),
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(|| kind.run(&job.params, &mut context)));
+    *facts = std::mem::take(&mut context.facts);
+    outcome.unwrap_or_else(|panic| Err(explain_panic(&*panic)))
+}
+
+fn explain_panic(panic: &(dyn std::any::Any + Send)) -> StepError {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    StepError::new(format!("the step panicked: {text}"))
+        .hint("this is a fault in retune; the log says where")
+}
+
+/// A killed build must not leave its steps running.
+fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        // Without it a step that outlives its build merely works for nothing.
+        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    }
+}
+
+fn stop_flag() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // Without it the signal ends the process, which is a stop as well.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&flag));
+    }
+    flag
+}
+
+/// Progress as JSON lines on standard output.
+struct Lines<W> {
+    last: Option<Instant>,
+    out: W,
+}
+
+impl<W: Write + Send> ProgressSink for Lines<W> {
+    fn progress(&mut self, progress: &Progress) {
+        let due = self
+            .last
+            .is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
+        if due || (progress.total > 0 && progress.done == progress.total) {
+            self.last = Some(Instant::now());
+            let line = serde_json::to_string(progress).expect("plain data");
+            // Nobody listening is no reason to stop working.
+            let _ = writeln!(self.out, "{line}");
+            let _ = self.out.flush();
+        }
+    }
+}
+
+/// The most memory this process ever held, in bytes.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

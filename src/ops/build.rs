@@ -1,0 +1,219 @@
+//! Building: load, lock, run, and write down what came of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::workspace::{environment, find_steps, needed};
+use super::{HubAccess, OpsError, Workspace, registry};
+use crate::event::{Event, Sink, Summary};
+use crate::exec::{LocalExecutor, Options, Runner};
+use crate::files::{self, Lock as BuildLock};
+use crate::graph::{Graph, StepId};
+use crate::pipeline::Overrides;
+use crate::plan::{Provenance, Settled, Surroundings};
+use crate::record::{Lock, LockedStep, ProvenanceRecorder};
+use crate::step::Registry;
+use crate::store::LocalStore;
+
+/// What to build and how.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// The steps wanted, with all they need; everything if empty.
+    pub targets: Vec<String>,
+    /// How many steps may run at once.
+    pub jobs: usize,
+    /// Whether steps that do not depend on a failed one are still run.
+    pub keep_going: bool,
+    /// Steps that run whether they are up to date or not.
+    pub force: Vec<String>,
+    /// Values that replace those of the file.
+    pub overrides: Overrides,
+    /// How long stopped steps have to comply.
+    pub grace: Duration,
+    /// Whether watch builds: steps that act on the world do not run.
+    pub from_watch: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        BuildOptions {
+            targets: Vec::new(),
+            jobs: cores(),
+            keep_going: false,
+            force: Vec::new(),
+            overrides: Overrides::default(),
+            grace: Duration::from_secs(5),
+            from_watch: false,
+        }
+    }
+}
+
+/// Processors that this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Builds.
+pub fn build(
+    workspace: &Workspace,
+    options: &BuildOptions,
+    cancel: &AtomicBool,
+    sink: &mut dyn Sink,
+) -> Result<Summary, OpsError> {
+    let started = Instant::now();
+    let registry = registry();
+    let (graph, warnings) = workspace.load(&options.overrides, &registry)?;
+    for warning in &warnings.list {
+        let message = warning.message.clone();
+        sink.event(&Event::Warning { message });
+    }
+    let mut forced = find_steps(&graph, &options.force)?;
+    forced.sort();
+    let targets = find_steps(&graph, &options.targets)?;
+    let _lock = wait_for_lock(workspace, &graph, sink)?;
+    let (store, warning) = workspace.open_store()?;
+    if let Some(message) = warning {
+        sink.event(&Event::Warning { message });
+    }
+    let build = Build {
+        workspace,
+        graph: &graph,
+        registry: &registry,
+        store: &store,
+        options,
+        run: run_name(),
+    };
+    let summary = build.run(&needed(&graph, &targets), &forced, cancel, sink)?;
+    let seconds = started.elapsed().as_secs_f64();
+    sink.event(&Event::RunFinished { summary, seconds });
+    Ok(summary)
+}
+
+/// One build at a time per store.
+pub(super) fn wait_for_lock(
+    workspace: &Workspace,
+    graph: &Graph,
+    sink: &mut dyn Sink,
+) -> Result<BuildLock, OpsError> {
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
+    let holder = format!(
+        "process {}, which has been at '{}' since {now}",
+        std::process::id(),
+        graph.name
+    );
+    let path = workspace.cache.join("lock");
+    Ok(BuildLock::acquire(&path, &holder, |holder| {
+        let holder = holder.to_string();
+        sink.event(&Event::Waiting { holder });
+    })?)
+}
+
+/// Names sort by time; the process keeps two of the same second apart.
+fn run_name() -> String {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+    format!("{now}-{}", std::process::id())
+}
+
+struct Build<'a> {
+    workspace: &'a Workspace,
+    graph: &'a Graph,
+    registry: &'a Registry,
+    store: &'a LocalStore,
+    options: &'a BuildOptions,
+    run: String,
+}
+
+impl Build<'_> {
+    fn run(
+        &self,
+        steps: &[StepId],
+        forced: &[StepId],
+        cancel: &AtomicBool,
+        sink: &mut dyn Sink,
+    ) -> Result<Summary, OpsError> {
+        sink.event(&Event::RunStarted {
+            run: self.run.clone(),
+            pipeline: self.graph.name.clone(),
+            steps: steps.len(),
+            jobs: self.options.jobs,
+        });
+        remove_leftovers(&self.workspace.cache)?;
+        let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
+        let environment = environment();
+        let root = &self.workspace.root;
+        let options = Options {
+            run: self.run.clone(),
+            jobs: self.options.jobs.max(1),
+            threads: cores(),
+            keep_going: self.options.keep_going,
+            grace: self.options.grace,
+            external: !self.options.from_watch,
+        };
+        let runner = Runner {
+            graph: self.graph,
+            registry: self.registry,
+            around: Surroundings {
+                root,
+                cache: &self.workspace.cache,
+                store: self.store,
+                environment: &environment,
+                hub: &HubAccess::new(self.workspace, true),
+            },
+            executor: &LocalExecutor::new(program, std::env::vars_os()),
+            recorder: &ProvenanceRecorder::new(root),
+            options: &options,
+            cancel,
+        };
+        let (summary, settled) = runner.run(steps, forced, sink)?;
+        self.write_lock(&settled)?;
+        self.store.stats().save()?;
+        Ok(summary)
+    }
+
+    /// Brings the lock file up to date: steps that were not built keep their
+    /// lines, steps that are gone lose them.
+    fn write_lock(&self, settled: &[Option<Settled>]) -> Result<(), OpsError> {
+        let path = self.workspace.lock_file();
+        let mut old = Lock::read(&path)?.unwrap_or_default();
+        let mut lock = Lock::default();
+        for (node, settled) in self.graph.nodes.iter().zip(settled) {
+            let step = match settled {
+                Some(settled) => Some(locked(settled)),
+                None => old.steps.remove(&node.name),
+            };
+            lock.steps
+                .extend(step.map(|step| (node.name.clone(), step)));
+        }
+        Ok(lock.write(&path)?)
+    }
+}
+
+fn locked(settled: &Settled) -> LockedStep {
+    let mut sources = BTreeMap::new();
+    for input in &settled.inputs {
+        if let Provenance::Path(name) | Provenance::Hub(name) = &input.from {
+            sources.insert(name.clone(), input.artifact.digest);
+        }
+    }
+    let outputs = settled.outputs.iter();
+    LockedStep {
+        key: settled.manifest.key(),
+        sources,
+        outputs: outputs
+            .map(|o| (o.path.clone(), o.artifact.digest))
+            .collect(),
+    }
+}
+
+/// Work folders of runs that were killed. Nobody else builds: the lock is held.
+fn remove_leftovers(cache: &Path) -> Result<(), OpsError> {
+    let work = cache.join("work");
+    if let Ok(entries) = std::fs::read_dir(&work) {
+        for entry in entries.flatten() {
+            files::remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! Looking without touching: plan, why, and what watch has to watch.
+
+use std::collections::BTreeMap;
+
+use super::workspace::{environment, find_step, find_steps, needed};
+use super::{BuildOptions, HubAccess, OpsError, Workspace, registry, step_name};
+use crate::graph::{Graph, Origin, StepId};
+use crate::pipeline::{Diagnostics, Overrides};
+use crate::plan::{PlannedStep, Planner, Surroundings, is_glob};
+use crate::store::LocalStore;
+use crate::watch::Watched;
+
+/// What a build with these options would do, step by step in build order.
+pub fn plan(workspace: &Workspace, options: &BuildOptions) -> Result<Vec<PlannedStep>, OpsError> {
+    let (graph, _) = workspace.load(&options.overrides, &registry())?;
+    let targets = find_steps(&graph, &options.targets)?;
+    let forced = find_steps(&graph, &options.force)?;
+    dry_run(workspace, &graph, &needed(&graph, &targets), &forced)
+}
+
+/// What a build would do for one step, and why.
+pub fn why(
+    workspace: &Workspace,
+    overrides: &Overrides,
+    step: &str,
+) -> Result<PlannedStep, OpsError> {
+    let (graph, _) = workspace.load(overrides, &registry())?;
+    let id = find_step(&graph, step)?;
+    let mut plan = dry_run(workspace, &graph, &needed(&graph, &[id]), &[])?;
+    let name = &graph.node(id).name;
+    let at = plan.iter().position(|step| step.name == *name);
+    Ok(plan.swap_remove(at.expect("a step is among those it needs")))
+}
+
+fn dry_run(
+    workspace: &Workspace,
+    graph: &Graph,
+    steps: &[StepId],
+    forced: &[StepId],
+) -> Result<Vec<PlannedStep>, OpsError> {
+    let (store, _) = workspace.open_store()?;
+    let environment = environment();
+    let hub = HubAccess::new(workspace, false);
+    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment, &hub));
+    let plan = planner.dry_run(steps, &|id| forced.contains(&id));
+    plan.map_err(|(id, source)| OpsError::Input {
+        step: step_name(graph, id),
+        source,
+    })
+}
+
+/// Surroundings in which nothing is fetched.
+pub(super) fn surroundings<'a>(
+    workspace: &'a Workspace,
+    store: &'a LocalStore,
+    environment: &'a BTreeMap<String, String>,
+    hub: &'a HubAccess,
+) -> Surroundings<'a> {
+    Surroundings {
+        root: &workspace.root,
+        cache: &workspace.cache,
+        store,
+        environment,
+        hub,
+    }
+}
+
+/// The warnings about the pipeline file.
+pub fn warnings(workspace: &Workspace, overrides: &Overrides) -> Result<Diagnostics, OpsError> {
+    Ok(workspace.load(overrides, &registry())?.1)
+}
+
+/// What a change of which asks for another build.
+pub fn watched(workspace: &Workspace, overrides: &Overrides) -> Result<Watched, OpsError> {
+    let (graph, _) = workspace.load(overrides, &registry())?;
+    let root = &workspace.root;
+    let mut watched = Watched {
+        root: root.clone(),
+        paths: [root.join(&workspace.pipeline)].into(),
+        globs: [].into(),
+        ignored: [workspace.cache.clone()].into(),
+    };
+    for node in &graph.nodes {
+        for input in &node.inputs {
+            match &input.from {
+                Origin::Path(path) if is_glob(path) => watched.globs.extend([path.clone()]),
+                Origin::Path(path) => watched.paths.extend([root.join(path)]),
+                _ => {}
+            }
+        }
+        watched.ignored.extend(node.out.as_ref().map(|out| root.join(out)));
+    }
+    Ok(watched)
+}

@@ -1,0 +1,194 @@
+//! One function per user action, and the registry of kinds they work with.
+
+mod audit;
+mod build;
+mod graph;
+mod init;
+mod inspect;
+mod verify;
+mod watch;
+mod workspace;
+
+use std::path::{Path, PathBuf};
+
+use crate::files::FileError;
+use crate::graph::{Graph, HubRef};
+use crate::pipeline::Diagnostics;
+use crate::plan::{Hub, InputError};
+use crate::record::LockError;
+use crate::step::Registry;
+use crate::store::StoreError;
+
+pub use audit::{AuditReport, Audited, audit};
+pub use build::{BuildOptions, build};
+pub use crate::watch::{Changed, WatchError, Watched};
+pub use graph::{GraphFormat, graph};
+pub use init::{InitError, Written, init};
+pub use inspect::{plan, warnings, watched, why};
+pub use verify::{VerifyFault, VerifyReport, verify};
+pub use watch::{Notice, watch};
+pub use workspace::Workspace;
+
+/// A user action could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// The project folder cannot be named.
+    #[error("failed to find the folder {}", .path.display())]
+    Root {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no pipeline file.
+    #[error("there is no pipeline in {}", .0.display())]
+    NoPipeline(PathBuf),
+    /// Several pipelines, and none is the default.
+    #[error("there are several pipelines: {}", .0.join(", "))]
+    WhichPipeline(Vec<String>),
+    /// No pipeline has that name.
+    #[error("there is no pipeline '{name}'")]
+    NoSuchPipeline {
+        /// As given.
+        name: String,
+        /// Those in `pipelines/`.
+        known: Vec<String>,
+    },
+    /// No step has that name.
+    #[error("there is no step '{name}'")]
+    NoSuchStep {
+        /// As given.
+        name: String,
+        /// The most similar one.
+        closest: Option<String>,
+    },
+    /// The pipeline file is wrong.
+    #[error("{0}")]
+    Pipeline(#[from] Diagnostics),
+    /// An input from outside cannot be had.
+    #[error("step '{step}' cannot be planned")]
+    Input {
+        /// The step.
+        step: String,
+        /// Why.
+        #[source]
+        source: InputError,
+    },
+    /// The lock file cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// This program's own path is not known.
+    #[error("failed to find this program's own path")]
+    OwnPath(#[source] std::io::Error),
+}
+
+impl OpsError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            OpsError::NoPipeline(_) => {
+                Some("`retune init` writes the quick start's pipeline and data".to_owned())
+            }
+            OpsError::WhichPipeline(_) => Some("choose one with -p NAME".to_owned()),
+            OpsError::NoSuchPipeline { known, .. } if !known.is_empty() => {
+                Some(format!("there are: {}", known.join(", ")))
+            }
+            OpsError::NoSuchStep { closest, .. } => closest
+                .as_ref()
+                .map(|name| format!("did you mean '{name}'?")),
+            OpsError::Lock(LockError::Damaged { path, .. }) => Some(format!(
+                "after a merge conflict, take either side of {path} and build again"
+            )),
+            OpsError::Lock(LockError::Newer { .. }) => Some("install a newer retune".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// All built-in kinds.
+pub fn registry() -> Registry {
+    let mut registry = Registry::new();
+    crate::steps::register(&mut registry);
+    registry
+}
+
+/// The JSON schema of the pipeline file.
+pub fn schema() -> serde_json::Value {
+    crate::graph::schema(&registry())
+}
+
+/// Name, version and purpose of every kind.
+pub fn kinds() -> Vec<(String, u32, String)> {
+    let registry = registry();
+    let line = |kind: &dyn crate::step::Kind| {
+        (
+            kind.name().to_owned(),
+            kind.version(),
+            kind.about().to_owned(),
+        )
+    };
+    registry.iter().map(line).collect()
+}
+
+/// The process of one step: does the job in a file, leaves its result beside it.
+pub fn worker(job: &Path) -> std::process::ExitCode {
+    match crate::exec::work(job, &registry()) {
+        true => std::process::ExitCode::SUCCESS,
+        false => std::process::ExitCode::FAILURE,
+    }
+}
+
+type HubError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Looks references up among those fetched before and, where `fetch` allows
+/// it, on the Hub.
+struct HubAccess {
+    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
+    notes: PathBuf,
+    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
+    fetch: bool,
+}
+
+impl HubAccess {
+    fn new(workspace: &Workspace, fetch: bool) -> Self {
+        HubAccess {
+            notes: workspace.cache.join("hub"),
+            fetch,
+        }
+    }
+}
+
+impl Hub for HubAccess {
+    #[cfg(feature = "hub")]
+    fn locate(&self, reference: &HubRef) -> Result<Option<PathBuf>, HubError> {
+        let hub = crate::hub::Hub::new(self.notes.clone());
+        let wanted = crate::hub::Reference {
+            dataset: reference.dataset,
+            repo: reference.repo.clone(),
+            revision: reference.revision.clone(),
+            path: reference.path.clone(),
+        };
+        match hub.cached(&wanted) {
+            Some(path) => Ok(Some(path)),
+            None if self.fetch => Ok(Some(hub.fetch(&wanted)?)),
+            None => Ok(None),
+        }
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn locate(&self, _: &HubRef) -> Result<Option<PathBuf>, HubError> {
+        Err("this program was built without the feature `hub`".into())
+    }
+}
+
+/// The name of a step, for messages.
+fn step_name(graph: &Graph, id: crate::graph::StepId) -> String {
+    graph.node(id).name.to_string()
+}

@@ -1,0 +1,163 @@
+//! The project: its root, its pipeline file, its store; and loading the graph.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::OpsError;
+use crate::files;
+use crate::graph::{Graph, StepId};
+use crate::pipeline::{Diagnostics, Overrides, Source, StepName};
+use crate::step::Registry;
+use crate::store::LocalStore;
+
+/// Where pipelines are kept.
+pub const PIPELINES: &str = "pipelines";
+/// The store's default place.
+pub const CACHE: &str = "cache";
+/// The pipelines that are built when none is named, first found first.
+const DEFAULTS: [&str; 2] = ["default", "quickstart"];
+
+/// A project and the pipeline at hand.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// The folder that paths in the pipeline file are relative to.
+    pub root: PathBuf,
+    /// The pipeline file, relative to the root where it lies below it.
+    pub pipeline: PathBuf,
+    /// The store's folder.
+    pub cache: PathBuf,
+}
+
+impl Workspace {
+    /// Finds the pipeline file in the project at `root`: `pipeline` is a path
+    /// or the stem of a file in `pipelines/`. Without it, the only file there,
+    /// or `default.toml`, or `quickstart.toml`.
+    pub fn find(
+        root: &Path,
+        pipeline: Option<&str>,
+        cache: Option<&Path>,
+    ) -> Result<Self, OpsError> {
+        let root = std::fs::canonicalize(root).map_err(|source| OpsError::Root {
+            path: root.to_owned(),
+            source,
+        })?;
+        let pipeline = match pipeline {
+            Some(name) => named(&root, name)?,
+            None => only_or_default(&root)?,
+        };
+        let cache = cache.unwrap_or(Path::new(CACHE));
+        Ok(Workspace {
+            cache: root.join(cache),
+            root,
+            pipeline,
+        })
+    }
+
+    /// The lock file beside the pipeline file.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join(&self.pipeline).with_extension("lock")
+    }
+
+    /// Reads and checks the pipeline file; the diagnostics are warnings.
+    pub fn load(
+        &self,
+        overrides: &Overrides,
+        registry: &Registry,
+    ) -> Result<(Graph, Diagnostics), OpsError> {
+        let source = Source {
+            path: self.pipeline.display().to_string(),
+            text: files::read_text(&self.root.join(&self.pipeline))?,
+        };
+        Ok(Graph::load(source, overrides, registry)?)
+    }
+
+    /// Opens the store; the second value is a warning.
+    pub fn open_store(&self) -> Result<(LocalStore, Option<String>), OpsError> {
+        let (store, cut) = LocalStore::open(&self.cache)?;
+        let warning = (cut > 0).then(|| {
+            format!("the last {cut} bytes of the store's journal were damaged and are cut off")
+        });
+        Ok((store, warning))
+    }
+}
+
+fn named(root: &Path, name: &str) -> Result<PathBuf, OpsError> {
+    let as_path = Path::new(name);
+    if name.ends_with(".toml") && root.join(as_path).is_file() {
+        return Ok(as_path.to_owned());
+    }
+    let in_folder = Path::new(PIPELINES).join(format!("{name}.toml"));
+    if root.join(&in_folder).is_file() {
+        return Ok(in_folder);
+    }
+    Err(OpsError::NoSuchPipeline {
+        name: name.to_owned(),
+        known: stems(root),
+    })
+}
+
+fn only_or_default(root: &Path) -> Result<PathBuf, OpsError> {
+    let stems = stems(root);
+    let default = DEFAULTS
+        .iter()
+        .find(|name| stems.iter().any(|s| s == *name));
+    let stem = match (stems.as_slice(), default) {
+        ([], _) => return Err(OpsError::NoPipeline(root.join(PIPELINES))),
+        ([only], _) => only.as_str(),
+        (_, Some(default)) => default,
+        (_, None) => return Err(OpsError::WhichPipeline(stems)),
+    };
+    Ok(Path::new(PIPELINES).join(format!("{stem}.toml")))
+}
+
+/// The stems of the files in `pipelines/`, sorted.
+fn stems(root: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(root.join(PIPELINES)) else {
+        return Vec::new();
+    };
+    let stem = |path: PathBuf| {
+        let toml = path.extension().is_some_and(|e| e == "toml");
+        toml.then(|| path.file_stem()?.to_str().map(str::to_owned))
+            .flatten()
+    };
+    let mut stems: Vec<_> = entries.flatten().filter_map(|e| stem(e.path())).collect();
+    stems.sort();
+    stems
+}
+
+/// The steps of that names.
+pub fn find_steps(graph: &Graph, names: &[String]) -> Result<Vec<StepId>, OpsError> {
+    names.iter().map(|name| find_step(graph, name)).collect()
+}
+
+/// The step of that name.
+pub fn find_step(graph: &Graph, name: &str) -> Result<StepId, OpsError> {
+    let found = name
+        .parse::<StepName>()
+        .ok()
+        .and_then(|name| graph.find(&name));
+    found.ok_or_else(|| OpsError::NoSuchStep {
+        name: name.to_owned(),
+        closest: {
+            let names = graph.nodes.iter().map(|node| node.name.as_str());
+            crate::pipeline::closest(name, names).map(str::to_owned)
+        },
+    })
+}
+
+/// The targets and all they need, in build order; everything without targets.
+pub fn needed(graph: &Graph, targets: &[StepId]) -> Vec<StepId> {
+    if targets.is_empty() {
+        return graph.order().to_vec();
+    }
+    let set = graph.closure(targets.iter().copied());
+    let order = graph.order().iter().copied();
+    order.filter(|id| set.contains(*id)).collect()
+}
+
+/// The environment as text; variables that are not UTF-8 cannot be declared.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}

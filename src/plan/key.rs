@@ -1,0 +1,339 @@
+//! The manifest of a key: everything that makes a step's result what it is, kept so that "why" is a comparison of two of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::verdict::Reason;
+use crate::hash::{Digest, Encoder};
+use crate::pipeline::ValueSource;
+use crate::step::Params;
+use crate::store::{Artifact, Key, Shape};
+
+/// The version of the encoding below. Raising it makes every key new.
+///
+/// 1: kind, version, parameters, inputs (port, label, shape, digest), environment.
+pub const FORMAT: u32 = 1;
+
+/// Everything that enters a key. What is not here cannot change a result: no
+/// times, absolute paths, host names, comments, key order or thread counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The encoding's version.
+    pub format: u32,
+    /// The kind.
+    pub kind: String,
+    /// The kind's version.
+    pub version: u32,
+    /// Every effective parameter.
+    pub params: Params,
+    /// Every input, in the order of the ports.
+    pub inputs: Vec<InputContent>,
+    /// The declared environment variables.
+    pub environment: BTreeMap<String, Option<String>>,
+}
+
+/// What stands behind an input port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputContent {
+    /// The port.
+    pub port: String,
+    /// The label or relative path that the step can see; empty for a step's output.
+    pub label: String,
+    /// The content.
+    pub digest: Digest,
+    /// File, executable or folder.
+    pub shape: Shape,
+}
+
+impl InputContent {
+    /// The content `artifact` behind a port.
+    pub fn new(port: &str, label: &str, artifact: &Artifact) -> Self {
+        InputContent {
+            port: port.to_owned(),
+            label: label.to_owned(),
+            digest: artifact.digest,
+            shape: artifact.shape,
+        }
+    }
+
+    /// The port with its label, for people.
+    pub fn name(&self) -> String {
+        match self.label.as_str() {
+            "" => self.port.clone(),
+            label => format!("{}[{label}]", self.port),
+        }
+    }
+}
+
+impl Manifest {
+    /// The bytes that are hashed.
+    pub fn encode(&self) -> Encoder {
+        let mut encoder = Encoder::new("retune key");
+        encoder.u64(u64::from(self.format));
+        encoder.str(&self.kind).u64(u64::from(self.version));
+        encoder.list(self.params.len());
+        let sorted: BTreeMap<&String, &Value> = self.params.iter().collect();
+        for (name, value) in sorted {
+            encoder.str(name).value(value);
+        }
+        encoder.list(self.inputs.len());
+        for input in &self.inputs {
+            encoder.str(&input.port).str(&input.label);
+            encoder.u64(shape_code(input.shape)).digest(&input.digest);
+        }
+        encoder.list(self.environment.len());
+        for (name, value) in &self.environment {
+            encoder.str(name);
+            match value {
+                Some(value) => encoder.str(value),
+                None => encoder.value(&Value::Null),
+            };
+        }
+        encoder
+    }
+
+    /// The key.
+    pub fn key(&self) -> Key {
+        Key(self.encode().digest_of())
+    }
+
+    /// What is different from `old`, one reason for each component.
+    pub fn differences(
+        &self,
+        old: &Manifest,
+        sources: &BTreeMap<String, ValueSource>,
+    ) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        if self.kind != old.kind {
+            reasons.push(Reason::Kind {
+                old: old.kind.clone(),
+                new: self.kind.clone(),
+            });
+        } else if self.version != old.version {
+            reasons.push(Reason::KindVersion {
+                old: old.version,
+                new: self.version,
+            });
+        }
+        self.changed_params(old, sources, &mut reasons);
+        self.changed_inputs(old, &mut reasons);
+        self.changed_environment(old, &mut reasons);
+        reasons
+    }
+
+    fn changed_params(
+        &self,
+        old: &Manifest,
+        sources: &BTreeMap<String, ValueSource>,
+        reasons: &mut Vec<Reason>,
+    ) {
+        let names: BTreeSet<&String> = self.params.keys().chain(old.params.keys()).collect();
+        for name in names {
+            let (before, now) = (old.params.get(name), self.params.get(name));
+            if before != now {
+                reasons.push(Reason::Param {
+                    name: name.clone(),
+                    old: before.cloned(),
+                    new: now.cloned(),
+                    source: sources.get(name).cloned(),
+                });
+            }
+        }
+    }
+
+    fn changed_inputs(&self, old: &Manifest, reasons: &mut Vec<Reason>) {
+        let (before, now) = (by_name(&old.inputs), by_name(&self.inputs));
+        let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+        for name in names {
+            let (was, is) = (before.get(name), now.get(name));
+            if was != is {
+                reasons.push(Reason::Input {
+                    port: name.clone(),
+                    old: was.map(|i| i.digest),
+                    new: is.map(|i| i.digest),
+                });
+            }
+        }
+    }
+
+    fn changed_environment(&self, old: &Manifest, reasons: &mut Vec<Reason>) {
+        let names = self.environment.keys().chain(old.environment.keys());
+        for name in names.collect::<BTreeSet<_>>() {
+            let before = old.environment.get(name).cloned().flatten();
+            let now = self.environment.get(name).cloned().flatten();
+            if before != now {
+                reasons.push(Reason::Environment {
+                    name: name.clone(),
+                    old: before,
+                    new: now,
+                });
+            }
+        }
+    }
+}
+
+/// Inputs by a name that is unique: several unlabelled inputs of one port are
+/// told apart by their position.
+fn by_name(inputs: &[InputContent]) -> BTreeMap<String, &InputContent> {
+    let mut map = BTreeMap::new();
+    for input in inputs {
+        let mut name = input.name();
+        let mut n = 1;
+        while map.contains_key(&name) {
+            n += 1;
+            name = format!("{}#{n}", input.name());
+        }
+        map.insert(name, input);
+    }
+    map
+}
+
+fn shape_code(shape: Shape) -> u64 {
+    match shape {
+        Shape::File => 0,
+        Shape::Executable => 1,
+        Shape::Folder => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn manifest() -> Manifest {
+        let Value::Object(params) = json!({"rank": 8, "learning_rate": 5e-5}) else {
+            unreachable!()
+        };
+        Manifest {
+            format: FORMAT,
+            kind: "lora.train".into(),
+            version: 1,
+            params,
+            inputs: vec![InputContent {
+                port: "train".into(),
+                label: String::new(),
+                digest: Digest::of(b"rows"),
+                shape: Shape::File,
+            }],
+            environment: BTreeMap::from([("CUDA".into(), None)]),
+        }
+    }
+
+    /// Golden bytes: if this fails, every user's store becomes worthless.
+    /// Raise [`FORMAT`] on purpose or mend the encoding.
+    #[test]
+    fn golden_key() {
+        assert_eq!(
+            manifest().key().to_string(),
+            GOLDEN,
+            "the encoding of keys changed"
+        );
+    }
+    const GOLDEN: &str = "2647a5c605c24b1d63cf0d10ca3e9a98a2119efa612fa4391d1fc26ea35ca221";
+
+    fn changed(change: impl FnOnce(&mut Manifest)) -> Vec<String> {
+        let old = manifest();
+        let mut new = manifest();
+        change(&mut new);
+        assert_ne!(new.key(), old.key(), "the key did not change");
+        let reasons = new.differences(&old, &BTreeMap::new());
+        assert!(!reasons.is_empty(), "a changed key without a reason");
+        reasons.iter().map(|r| r.to_string()).collect()
+    }
+
+    #[test]
+    fn key_changes_with_the_kind() {
+        assert_eq!(changed(|m| m.kind = "x".into()), ["kind: lora.train → x"]);
+    }
+
+    #[test]
+    fn key_changes_with_the_kind_version() {
+        assert_eq!(changed(|m| m.version = 2), ["kind version: 1 → 2"]);
+    }
+
+    #[test]
+    fn key_changes_with_a_param_value() {
+        assert_eq!(
+            changed(|m| m.params["rank"] = json!(16)),
+            ["param rank: 8 → 16"]
+        );
+    }
+
+    #[test]
+    fn key_changes_with_a_param_added_or_removed() {
+        let added = changed(|m| {
+            m.params.insert("alpha".into(), json!(1));
+        });
+        assert_eq!(added, ["param alpha: added 1"]);
+        let removed = changed(|m| {
+            m.params.remove("rank");
+        });
+        assert_eq!(removed, ["param rank: removed 8"]);
+    }
+
+    #[test]
+    fn key_changes_with_an_input_content() {
+        let reasons = changed(|m| m.inputs[0].digest = Digest::of(b"other"));
+        assert_eq!(reasons.len(), 1);
+        assert!(reasons[0].starts_with("input train: "), "{reasons:?}");
+    }
+
+    #[test]
+    fn key_changes_with_an_input_added_or_removed() {
+        let added = changed(|m| {
+            let mut more = m.inputs[0].clone();
+            more.port = "validation".into();
+            m.inputs.push(more);
+        });
+        assert!(added[0].starts_with("input validation: added"));
+        changed(|m| m.inputs.clear());
+    }
+
+    #[test]
+    fn key_changes_with_an_input_label_and_exec_bit() {
+        changed(|m| m.inputs[0].label = "a".into());
+        changed(|m| m.inputs[0].shape = Shape::Executable);
+    }
+
+    #[test]
+    fn key_changes_with_the_order_of_several_inputs() {
+        let mut two = manifest();
+        two.inputs.push(InputContent {
+            digest: Digest::of(b"more"),
+            ..two.inputs[0].clone()
+        });
+        let mut swapped = two.clone();
+        swapped.inputs.swap(0, 1);
+        assert_ne!(two.key(), swapped.key());
+        assert_eq!(swapped.differences(&two, &BTreeMap::new()).len(), 2);
+    }
+
+    #[test]
+    fn key_changes_with_a_declared_variable() {
+        let reasons = changed(|m| {
+            m.environment.insert("CUDA".into(), Some(String::new()));
+        });
+        assert_eq!(reasons, ["environment CUDA: added "]);
+    }
+
+    #[test]
+    fn key_changes_with_the_format() {
+        let mut new = manifest();
+        new.format += 1;
+        assert_ne!(new.key(), manifest().key());
+    }
+
+    #[test]
+    fn key_does_not_depend_on_the_order_of_params() {
+        let mut new = manifest();
+        let mut reversed = Params::new();
+        for (name, value) in manifest().params.into_iter().rev() {
+            reversed.insert(name, value);
+        }
+        new.params = reversed;
+        assert_eq!(new.key(), manifest().key());
+    }
+}

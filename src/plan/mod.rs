@@ -1,0 +1,15 @@
+//! What would be done and why: key manifests, the decision, and the dry run.
+
+mod decide;
+mod inputs;
+mod key;
+mod lineage;
+mod planner;
+mod verdict;
+
+pub use crate::store::Key;
+pub use decide::{Fault, Standing, Stored, decide};
+pub use inputs::{Hub, InputError, Provenance, ResolvedInput, expand, glob_base, is_glob};
+pub use key::{FORMAT, InputContent, Manifest};
+pub use planner::{Decided, PlannedStep, Planner, Settled, Surroundings};
+pub use verdict::{Reason, Verdict};

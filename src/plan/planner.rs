@@ -1,0 +1,418 @@
+//! The planner: keys and verdicts for the steps of a graph, one by one, as their inputs become known.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::decide::{Fault, Standing, Stored, decide};
+use super::inputs::{self, Hub, InputError, Provenance, ResolvedInput};
+use super::key::{FORMAT, InputContent, Manifest};
+use super::lineage::lineage;
+use super::verdict::{Reason, Verdict};
+use crate::files;
+use crate::graph::{Graph, InputRef, Node, Origin, StepId};
+use crate::hash::Digest;
+use crate::pipeline::StepName;
+use crate::store::{Artifact, Entry, Key, LocalStore, Output, Shape, StepState, Store};
+
+/// What is known of a step that has its outputs.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// What made them.
+    pub manifest: Manifest,
+    /// The inputs.
+    pub inputs: Vec<ResolvedInput>,
+    /// The outputs, in the order of the ports.
+    pub outputs: Vec<Output>,
+}
+
+/// A step whose inputs are known and for which it was decided what to do.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// What enters the key.
+    pub manifest: Manifest,
+    /// The key.
+    pub key: Key,
+    /// The inputs.
+    pub inputs: Vec<ResolvedInput>,
+    /// What to do.
+    pub verdict: Verdict,
+    /// What the store has for the key.
+    pub entry: Option<Entry>,
+}
+
+/// The line of a plan for one step.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PlannedStep {
+    /// The step.
+    pub name: StepName,
+    /// Its kind.
+    pub kind: String,
+    /// Its key, if its inputs are known.
+    pub key: Option<Key>,
+    /// What would be done.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// Where a planner looks.
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// The project root: source paths are relative to it.
+    pub root: &'a Path,
+    /// The store's folder.
+    pub cache: &'a Path,
+    /// The store.
+    pub store: &'a LocalStore,
+    /// The process's environment, of which steps see what they declare.
+    pub environment: &'a BTreeMap<String, String>,
+    /// Where references to the Hub are looked up.
+    pub hub: &'a dyn Hub,
+}
+
+/// Knows which steps are settled and decides about the others.
+pub struct Planner<'a> {
+    graph: &'a Graph,
+    around: Surroundings<'a>,
+    settled: Vec<Option<Settled>>,
+}
+
+impl<'a> Planner<'a> {
+    /// A planner that knows of no step's outputs yet.
+    pub fn new(graph: &'a Graph, around: Surroundings<'a>) -> Self {
+        Planner {
+            graph,
+            around,
+            settled: vec![None; graph.nodes.len()],
+        }
+    }
+
+    /// Notes that a step's outputs are known.
+    pub fn settle(&mut self, id: StepId, settled: Settled) {
+        self.settled[id.index()] = Some(settled);
+    }
+
+    /// What is known of a step's outputs.
+    pub fn settled(&self, id: StepId) -> Option<&Settled> {
+        self.settled[id.index()].as_ref()
+    }
+
+    /// Everything that is known, by the index of the step.
+    pub fn into_settled(self) -> Vec<Option<Settled>> {
+        self.settled
+    }
+
+    /// The bytes of the lineage file of a step, all of whose inputs are settled.
+    pub fn lineage(&self, id: StepId) -> Vec<u8> {
+        lineage(self.graph, id, |step| self.settled(step))
+    }
+
+    /// Finds and hashes the inputs of a step whose upstream steps are settled.
+    pub fn inputs(&self, id: StepId) -> Result<Vec<ResolvedInput>, InputError> {
+        let mut found = Vec::new();
+        for reference in &self.graph.node(id).inputs {
+            match &reference.from {
+                Origin::Step { step, output } => {
+                    found.extend(self.step_output(reference, *step, *output));
+                }
+                Origin::Path(path) => found.extend(inputs::source(
+                    self.around.root,
+                    self.around.store.stats(),
+                    &reference.port,
+                    &reference.label,
+                    path,
+                )?),
+                Origin::Hub(hub) => found.push(self.hub_input(reference, hub)?),
+                Origin::Lineage => found.push(self.lineage_input(reference, id)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn step_output(
+        &self,
+        reference: &InputRef,
+        step: StepId,
+        output: usize,
+    ) -> Option<ResolvedInput> {
+        let node = self.graph.node(step);
+        let made = self.settled(step)?.outputs.get(output)?;
+        Some(ResolvedInput {
+            port: reference.port.clone(),
+            label: visible_label(reference),
+            path: self.output_folder(node).join(&made.path),
+            artifact: made.artifact,
+            from: Provenance::Step {
+                step: node.name.clone(),
+                output: node.outputs[output].name.clone(),
+            },
+        })
+    }
+
+    fn hub_input(
+        &self,
+        reference: &InputRef,
+        hub: &crate::graph::HubRef,
+    ) -> Result<ResolvedInput, InputError> {
+        let port = || reference.port.clone();
+        let path = self
+            .around
+            .hub
+            .locate(hub)
+            .map_err(|source| InputError::Hub {
+                port: port(),
+                reference: hub.to_string(),
+                source,
+            })?
+            .ok_or_else(|| InputError::NotFetched {
+                port: port(),
+                reference: hub.to_string(),
+            })?;
+        let artifact =
+            self.around
+                .store
+                .stats()
+                .content(&path)
+                .map_err(|source| InputError::Content {
+                    port: port(),
+                    source,
+                })?;
+        Ok(ResolvedInput {
+            port: port(),
+            label: reference.label.clone(),
+            path,
+            artifact,
+            from: Provenance::Hub(hub.to_string()),
+        })
+    }
+
+    fn lineage_input(&self, reference: &InputRef, id: StepId) -> ResolvedInput {
+        let bytes = self.lineage(id);
+        ResolvedInput {
+            port: reference.port.clone(),
+            label: String::new(),
+            // Written into the step's work folder when it runs.
+            path: PathBuf::new(),
+            artifact: Artifact {
+                digest: Digest::of(&bytes),
+                shape: Shape::File,
+                size: bytes.len() as u64,
+            },
+            from: Provenance::Engine("lineage".to_owned()),
+        }
+    }
+
+    /// Everything that enters the key of a step.
+    pub fn manifest(&self, id: StepId, inputs: &[ResolvedInput]) -> Manifest {
+        let node = self.graph.node(id);
+        let content =
+            |input: &ResolvedInput| InputContent::new(&input.port, &input.label, &input.artifact);
+        let variable = |name: &String| (name.clone(), self.around.environment.get(name).cloned());
+        Manifest {
+            format: FORMAT,
+            kind: node.kind.clone(),
+            version: node.version,
+            params: node.params.clone(),
+            inputs: inputs.iter().map(content).collect(),
+            environment: node.environment.iter().map(variable).collect(),
+        }
+    }
+
+    /// Decides what to do for a step whose upstream steps are settled.
+    pub fn decide(&self, id: StepId, forced: bool) -> Result<Decided, InputError> {
+        let inputs = self.inputs(id)?;
+        let manifest = self.manifest(id, &inputs);
+        let key = manifest.key();
+        let node = self.graph.node(id);
+        let entry = self.around.store.entry(&key);
+        let state = self.state(node);
+        let is_current = state.as_ref().is_some_and(|s| s.current == Some(key));
+        let faults = match &entry {
+            Some(entry) if is_current => self.faults(node, &entry.outputs),
+            _ => Vec::new(),
+        };
+        let standing = Standing {
+            key,
+            forced,
+            state: state.as_ref(),
+            stored: self.stored(entry.as_ref(), is_current.then_some(&faults)),
+            outputs: faults.into_iter().map(|(_, fault)| fault).collect(),
+        };
+        let verdict = decide(&standing, || self.differences(node, &manifest, &state));
+        Ok(Decided {
+            manifest,
+            key,
+            inputs,
+            verdict,
+            entry,
+        })
+    }
+
+    fn state(&self, node: &Node) -> Option<StepState> {
+        self.around.store.with_index(|index| {
+            index
+                .step(self.graph.name.as_str(), node.name.as_str())
+                .cloned()
+        })
+    }
+
+    /// Whether the store can give the outputs of an entry. Of a current entry
+    /// only those at fault are asked for: the others are in place.
+    fn stored(&self, entry: Option<&Entry>, at_fault: Option<&Vec<(usize, Fault)>>) -> Stored {
+        let Some(entry) = entry else {
+            return Stored::Nothing;
+        };
+        let lost = |output: &&Output| !self.around.store.holds(&output.artifact);
+        let lost = match at_fault {
+            Some(faults) => faults.iter().map(|(i, _)| &entry.outputs[*i]).find(lost),
+            None => entry.outputs.iter().find(lost),
+        };
+        match lost {
+            Some(output) => Stored::Lost(output.path.clone()),
+            None => Stored::Whole,
+        }
+    }
+
+    /// The outputs on disk that are not what they should be, by their position.
+    pub fn faults(&self, node: &Node, outputs: &[Output]) -> Vec<(usize, Fault)> {
+        let folder = self.output_folder(node);
+        let mut faults = Vec::new();
+        for (i, output) in outputs.iter().enumerate() {
+            let path = folder.join(&output.path);
+            let shown = || {
+                files::relative(&path, self.around.root)
+                    .display()
+                    .to_string()
+            };
+            match self.around.store.stats().content(&path) {
+                Ok(found) if same_content(&found, &output.artifact) => {}
+                Err(e) if e.is_missing() && !path.exists() => {
+                    faults.push((i, Fault::Missing(shown())));
+                }
+                _ => faults.push((i, Fault::Edited(shown()))),
+            }
+        }
+        faults
+    }
+
+    /// Where an edited output of a step is moved before the right one is put
+    /// in its place.
+    pub fn aside_folder(&self, node: &Node) -> PathBuf {
+        let aside = self.around.cache.join("edited");
+        aside
+            .join(self.graph.name.as_str())
+            .join(node.name.as_str())
+    }
+
+    /// Where a step's outputs appear.
+    pub fn output_folder(&self, node: &Node) -> PathBuf {
+        match &node.out {
+            Some(folder) => self.around.root.join(folder),
+            None => {
+                let out = self.around.cache.join("out");
+                out.join(self.graph.name.as_str()).join(node.name.as_str())
+            }
+        }
+    }
+
+    fn differences(
+        &self,
+        node: &Node,
+        manifest: &Manifest,
+        state: &Option<StepState>,
+    ) -> Vec<Reason> {
+        let current = state.as_ref().and_then(|s| s.current);
+        let old = current.and_then(|key| self.recorded_manifest(&key));
+        match old {
+            Some(old) => manifest.differences(&old, &node.sources),
+            None => vec![Reason::NeverBuilt],
+        }
+    }
+
+    /// The manifest kept in the record of a key's execution.
+    pub fn recorded_manifest(&self, key: &Key) -> Option<Manifest> {
+        #[derive(serde::Deserialize)]
+        struct Recorded {
+            manifest: Manifest,
+        }
+        let entry = self.around.store.entry(key)?;
+        let bytes = self.around.store.get(&entry.record).ok()?;
+        let recorded: Recorded = serde_json::from_slice(&bytes).ok()?;
+        Some(recorded.manifest)
+    }
+
+    /// Plans the given steps (closed under "needs") without doing anything.
+    pub fn dry_run(
+        &mut self,
+        steps: &[StepId],
+        forced: &dyn Fn(StepId) -> bool,
+    ) -> Result<Vec<PlannedStep>, (StepId, InputError)> {
+        let mut plan = Vec::with_capacity(steps.len());
+        for &id in steps {
+            let node = self.graph.node(id);
+            let waits_for = self.unsettled_inputs(id);
+            let (key, verdict) = if waits_for.is_empty() {
+                let decided = self.decide(id, forced(id)).map_err(|e| (id, e))?;
+                self.settle_if_known(id, &decided);
+                (Some(decided.key), decided.verdict)
+            } else {
+                (None, self.verdict_unknown(node, forced(id), waits_for))
+            };
+            plan.push(PlannedStep {
+                name: node.name.clone(),
+                kind: node.kind.clone(),
+                key,
+                verdict,
+            });
+        }
+        Ok(plan)
+    }
+
+    fn unsettled_inputs(&self, id: StepId) -> Vec<StepName> {
+        let open = |step: &&StepId| self.settled(**step).is_none();
+        let needed = self.graph.dependencies(id).iter().filter(open);
+        needed
+            .map(|step| self.graph.node(*step).name.clone())
+            .collect()
+    }
+
+    /// A step that was never built will run whatever its inputs turn out to be.
+    fn verdict_unknown(&self, node: &Node, forced: bool, waits_for: Vec<StepName>) -> Verdict {
+        let built = self
+            .state(node)
+            .is_some_and(|state| state.current.is_some());
+        let reasons = match (forced, built) {
+            (true, _) => vec![Reason::Forced],
+            (false, false) => vec![Reason::NeverBuilt],
+            (false, true) => return Verdict::Maybe { waits_for },
+        };
+        Verdict::Run { reasons }
+    }
+
+    fn settle_if_known(&mut self, id: StepId, decided: &Decided) {
+        let known = matches!(decided.verdict, Verdict::UpToDate | Verdict::Restore { .. });
+        if let (true, Some(entry)) = (known, &decided.entry) {
+            self.settle(
+                id,
+                Settled {
+                    manifest: decided.manifest.clone(),
+                    inputs: decided.inputs.clone(),
+                    outputs: entry.outputs.clone(),
+                },
+            );
+        }
+    }
+}
+
+/// A step's output has a label only where the port gives it one, so that a step
+/// can be renamed without rebuilding those that read from it.
+fn visible_label(reference: &InputRef) -> String {
+    match reference.label.starts_with('@') {
+        true => String::new(),
+        false => reference.label.clone(),
+    }
+}
+
+/// Outputs are written read-only, so that only bytes and the executable bit count.
+fn same_content(a: &Artifact, b: &Artifact) -> bool {
+    a.digest == b.digest && a.shape == b.shape
+}

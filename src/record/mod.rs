@@ -1,0 +1,16 @@
+//! Records: the provenance of every execution, the lock file, and comparing digests.
+//!
+//! | file | written by |
+//! |---|---|
+//! | a record, an object of the store | [`ProvenanceRecorder`] |
+//! | `pipelines/NAME.lock` | [`Lock`] |
+
+mod compare;
+mod environment;
+mod lock;
+mod provenance;
+
+pub use compare::differences;
+pub use environment::{Environment, Program};
+pub use lock::{Lock, LockError, LockedStep};
+pub use provenance::ProvenanceRecorder;

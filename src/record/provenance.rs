@@ -1,0 +1,51 @@
+//! The record of one execution: what ran, on what, with which values from where, and what came of it.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+
+use super::environment::Environment;
+use crate::event::{Execution, Recorder};
+
+/// The version of the record's JSON. 1: the execution's fields, `environment`.
+pub const FORMAT: u32 = 1;
+
+#[derive(Serialize)]
+struct Record<'a> {
+    format: u32,
+    #[serde(flatten)]
+    execution: &'a Execution,
+    environment: &'a Environment,
+}
+
+/// Makes records for one run; looks at the environment once, when the first
+/// step has finished.
+pub struct ProvenanceRecorder<'a> {
+    root: &'a Path,
+    environment: OnceLock<Environment>,
+}
+
+impl<'a> ProvenanceRecorder<'a> {
+    /// A recorder for the project at `root`.
+    pub fn new(root: &'a Path) -> Self {
+        ProvenanceRecorder {
+            root,
+            environment: OnceLock::new(),
+        }
+    }
+}
+
+impl Recorder for ProvenanceRecorder<'_> {
+    fn record(&self, execution: &Execution) -> Vec<u8> {
+        let environment = self
+            .environment
+            .get_or_init(|| Environment::capture(self.root));
+        let record = Record {
+            format: FORMAT,
+            execution,
+            environment,
+        };
+        serde_json::to_vec_pretty(&record).expect("plain data")
+    }
+}
