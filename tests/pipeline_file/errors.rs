@@ -1290,6 +1290,6 @@ outputs.x = "./x//y/"
     let run = "${HOME} ${params.x} ä b! ${params.x} $${inputs.x} ${x%.y}";
     assert_eq!(node.params["run"], run);
     assert_eq!(node.environment, ["A", "HOME"]);
-    assert_eq!(node.out, "some/where");
+    assert_eq!(node.out.as_deref(), Some("some/where"));
     assert_eq!(node.outputs[0].path, "x/y");
 }
