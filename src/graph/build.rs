@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::check::{check, required};
 use super::layout::{self, Outs};
 use super::order::{self, Order};
-use super::wiring::{Wiring, noun};
+use super::wiring::Wiring;
 use super::{Graph, InputRef, Node, StepId};
 use crate::pipeline::{
     Diagnostic, Field, Pipeline, RawStep, Source, Span, Spans, ValueSource, suggest, within,
@@ -218,7 +218,7 @@ fn missing(raw: &RawStep, kind: &KindInfo<'_>) -> Option<Diagnostic> {
     for port in &kind.ports {
         let needed = matches!(port.arity, Arity::One | Arity::Many);
         if needed && raw.field(port.name).is_none() {
-            lines.push((port.name, format!("{} ({})", port.about, noun(port.ty))));
+            lines.push((port.name, format!("{} ({})", port.about, port.ty)));
         }
     }
     let schema = kind.schema.as_object();

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use crate::pipeline::{Diagnostic, Spans, suggest};
+use crate::pipeline::{Diagnostic, Spans, closest, suggest};
 
 /// Checks `value` against `schema` and reports each fault where it stands.
 /// `at` is the field as people write it, such as `outputs.model`.
@@ -166,16 +166,20 @@ fn check_literal(
     if allowed.contains(&value) {
         return;
     }
-    let names: Vec<&str> = allowed.iter().filter_map(|v| v.as_str()).collect();
     let list: Vec<String> = allowed.iter().map(|v| v.to_string()).collect();
-    let message = match &list[..] {
-        [one] => format!("'{at}' must be {one}"),
-        _ => format!("'{at}' must be one of {}", list.join(", ")),
+    let list = list.join(", ");
+    let names = allowed.iter().filter_map(|v| v.as_str());
+    let near = value.as_str().and_then(|text| closest(text, names));
+    let near = near.map(|name| format!("did you mean '{name}'?"));
+    // A long list has its place in the hint.
+    let (message, hint) = match allowed.len() {
+        1 => (format!("'{at}' must be {list}"), near),
+        _ if list.len() <= 40 => (format!("'{at}' must be one of {list}"), near),
+        _ => (
+            format!("'{at}' has a value that it cannot have"),
+            near.or_else(|| Some(format!("its values are {list}"))),
+        ),
     };
-    let hint = value
-        .as_str()
-        .and_then(|text| crate::pipeline::closest(text, names))
-        .map(|name| format!("did you mean '{name}'?"));
     faults.push(fault(spans, value, message).hint(hint));
 }
 
@@ -196,6 +200,16 @@ fn check_branches(
     if let Some(lists) = lists {
         return check_literal(&lists.concat(), value, spans, at, faults);
     }
+    if let (Some(tag), Some(map)) = (tag(branches), value.as_object()) {
+        let constants: Vec<&Value> = branches
+            .iter()
+            .map(|b| &b["properties"][tag]["const"])
+            .collect();
+        if let Some(value) = map.get(tag).filter(|value| !constants.contains(value)) {
+            let at = format!("{at}.{tag}");
+            return check_literal(&constants, value, spans.value(tag), &at, faults);
+        }
+    }
     let mut best: Option<Vec<Diagnostic>> = None;
     for branch in branches {
         let mut own = Vec::new();
@@ -215,6 +229,17 @@ fn check_branches(
         let message = format!("'{at}' must be {}", nouns.join(" or "));
         vec![fault(spans, value, message)]
     }));
+}
+
+/// The field whose constant tells all alternatives apart, if they are tables
+/// that have one.
+fn tag<'a>(branches: &[&'a Value]) -> Option<&'a str> {
+    let first = branches.first()?.get("properties")?.as_object()?;
+    let everywhere = |name: &&String| {
+        let constant = |branch: &&Value| branch["properties"][name.as_str()].get("const").is_some();
+        branches.iter().all(constant)
+    };
+    first.keys().find(everywhere).map(String::as_str)
 }
 
 /// Whether a branch was probably meant: the type is right and, in a table, so

@@ -198,7 +198,10 @@ impl Outs {
 
 fn folder(text: Option<&str>) -> Result<String, String> {
     let text = text.ok_or_else(|| "'out' must be a string".to_owned())?;
-    let folder = normal(text).map_err(|bad| format!("the folder 'out' {bad}"))?;
+    let folder = normal(text).map_err(|bad| match bad {
+        BadPath::Escapes => "the folder 'out' leads out of the project".to_owned(),
+        bad => format!("the folder 'out' {bad}"),
+    })?;
     if within(&folder, CACHE) {
         return Err(format!(
             "the folder 'out' lies in {CACHE}/, which holds the store"

@@ -140,10 +140,7 @@ impl Graph {
         let mut faults = Vec::new();
         match build::build(pipeline, registry, &mut faults) {
             Some(graph) if faults.is_empty() => Ok(graph),
-            _ => {
-                faults.extend(pipeline.warnings.iter().cloned());
-                Err(Diagnostics::new(pipeline.source.clone(), faults))
-            }
+            _ => Err(Diagnostics::new(pipeline.source.clone(), faults)),
         }
     }
 
@@ -161,10 +158,7 @@ impl Graph {
             Some(graph) if faults.is_empty() => {
                 Ok((graph, Diagnostics::new(pipeline.source, list)))
             }
-            _ => {
-                faults.extend(list);
-                Err(Diagnostics::new(pipeline.source, faults))
-            }
+            _ => Err(Diagnostics::new(pipeline.source, faults)),
         }
     }
 
@@ -265,6 +259,3 @@ mod as_text {
         serde_json::from_str(&String::deserialize(from)?).map_err(de::Error::custom)
     }
 }
-
-#[cfg(test)]
-mod tests;

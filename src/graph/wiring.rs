@@ -23,6 +23,9 @@ pub(super) struct Wiring<'a> {
     pub faults: &'a mut Vec<Diagnostic>,
 }
 
+/// The label of an input and what it comes from, or what is wrong with it.
+type Found = Result<(String, Origin), Box<Diagnostic>>;
+
 /// Where an input is asked for.
 struct Place<'a> {
     step: usize,
@@ -91,7 +94,8 @@ impl Wiring<'_> {
             Value::String(text) => self.path(port, text),
             _ => Err(
                 Diagnostic::error(None, format!("'{}' must hold strings", port.name))
-                    .label(format!("is {}", describe(value))),
+                    .label(format!("is {}", describe(value)))
+                    .into(),
             ),
         };
         match outcome {
@@ -105,7 +109,7 @@ impl Wiring<'_> {
                 // A fault without a message has been reported elsewhere.
                 if !fault.message.is_empty() {
                     fault.span = place.spans.span.clone();
-                    self.faults.push(fault);
+                    self.faults.push(*fault);
                 }
                 None
             }
@@ -113,23 +117,19 @@ impl Wiring<'_> {
     }
 
     /// What `@step` or `@step.output` refers to.
-    fn step_output(
-        &mut self,
-        place: &Place<'_>,
-        text: &str,
-    ) -> Result<(String, Origin), Diagnostic> {
+    fn step_output(&mut self, place: &Place<'_>, text: &str) -> Found {
         let (name, output) = match text.split_once('.') {
             Some((name, output)) => (name, Some(output)),
             None => (text, None),
         };
         let Some(&from) = self.index.get(name) else {
-            return Err(self.unknown_step(name));
+            return Err(self.unknown_step(name).into());
         };
         self.needs
             .push((StepId::new(place.step), StepId::new(from)));
         // A step with faults of its own: they are reported, this is not one.
         let Some(outputs) = self.steps[from].outputs() else {
-            return Err(Diagnostic::error(None, ""));
+            return Err(Diagnostic::error(None, "").into());
         };
         let at = match output {
             None => 0,
@@ -142,7 +142,7 @@ impl Wiring<'_> {
             .get(at)
             .ok_or_else(|| Diagnostic::error(None, format!("the step '{name}' has no outputs")))?;
         if !found.ty.fits(place.port.ty) {
-            return Err(misfit(place.port, name, found, outputs));
+            return Err(misfit(place.port, name, found, outputs).into());
         }
         let origin = Origin::Step {
             step: StepId::new(from),
@@ -162,18 +162,18 @@ impl Wiring<'_> {
             .hint(hint)
     }
 
-    fn path(&self, port: &InPort, text: &str) -> Result<(String, Origin), Diagnostic> {
+    fn path(&self, port: &InPort, text: &str) -> Found {
         let path = normal(text).map_err(|bad| bad_path(text, bad))?;
         if is_glob(&path) {
             if port.arity != Arity::Many {
-                return Err(single(port));
+                return Err(single(port).into());
             }
             Glob::new(&path).map_err(|e| {
                 Diagnostic::error(None, "the path is not a valid glob").label(e.kind().to_string())
             })?;
         }
         if let Some(raw) = self.outs.owner(&path, self.pipeline) {
-            return Err(not_by_path(raw));
+            return Err(not_by_path(raw).into());
         }
         Ok((path.clone(), Origin::Path(path)))
     }
@@ -198,23 +198,24 @@ fn single(port: &InPort) -> Diagnostic {
 fn bad_path(text: &str, bad: BadPath) -> Diagnostic {
     let message = match bad {
         BadPath::Escapes => "the path leads out of the project".to_owned(),
+        BadPath::Empty if !text.is_empty() => "the path is the whole project".to_owned(),
         bad => format!("the path {bad}"),
     };
-    let link = "paths are relative to the project root; to use what lies elsewhere, \
-                link to it from within the project"
-        .to_owned();
     let hint = match bad {
-        BadPath::Absolute | BadPath::Escapes => Some(link),
-        _ if text == "." => Some("name what is needed of the project".to_owned()),
-        _ => None,
+        BadPath::Empty if text.is_empty() => "name a file or a folder",
+        BadPath::Empty => "name what is needed of it: the project also holds what steps write",
+        _ => {
+            "paths are relative to the project root, so that a build does not depend on where \
+             the project lies"
+        }
     };
-    Diagnostic::error(None, message).hint(hint)
+    Diagnostic::error(None, message).hint(hint.to_owned())
 }
 
-fn hub(text: &str) -> Result<(String, Origin), Diagnostic> {
+fn hub(text: &str) -> Found {
     let reference = HubRef::parse(text).map_err(|bad| {
         let hint = match bad {
-            BadHubRef::Unpinned => format!("add the commit behind the name: OWNER/NAME@COMMIT"),
+            BadHubRef::Unpinned => "add the commit behind the name: OWNER/NAME@COMMIT".to_owned(),
             BadHubRef::Branch(_) => "name a commit or a tag, whose content stays".to_owned(),
             BadHubRef::Malformed(_) => "write hf://[datasets/]OWNER/NAME@COMMIT[/PATH]".to_owned(),
         };

@@ -9,7 +9,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 pub type Span = Range<usize>;
 
 /// The columns of text in notes and hints.
-const WIDTH: usize = 72;
+const WIDTH: usize = 64;
+/// The columns that a source line with its carets should fit into.
+const COLUMNS: usize = 80;
 /// How many diagnostics are shown in full.
 const SHOWN: usize = 20;
 
@@ -113,21 +115,24 @@ impl Diagnostic {
         };
         let (text, first_line, start) = self.excerpt(source);
         let local = |span: &Span| clamp(span.start - start..span.end - start, text);
+        let (beside, below) = match self.label_fits(source) {
+            true => (self.label.as_str(), ""),
+            false => ("", self.label.as_str()),
+        };
         let mut group = Group::with_title(level.primary_title(&self.message));
         if let Some(span) = &self.span {
             let mut snippet = Snippet::source(text)
                 .path(&source.path)
                 .line_start(first_line)
-                .annotation(annotation(
-                    AnnotationKind::Primary,
-                    local(span),
-                    &self.label,
-                ));
+                .annotation(annotation(AnnotationKind::Primary, local(span), beside));
             for (span, label) in &self.also {
                 let context = annotation(AnnotationKind::Context, local(span), label);
                 snippet = snippet.annotation(context);
             }
             group = group.element(snippet);
+        }
+        if !below.is_empty() {
+            group = group.element(Level::NOTE.message(wrap(below)));
         }
         if let Some(note) = &self.note {
             group = group.element(Level::NOTE.message(wrap(note)));
@@ -136,6 +141,14 @@ impl Diagnostic {
             group = group.element(Level::HELP.message(wrap(hint)));
         }
         renderer.render(&[group])
+    }
+
+    /// Whether the label has room beside the carets.
+    fn label_fits(&self, source: &Source) -> bool {
+        let end = self.span.as_ref().map_or(0, |span| span.end);
+        let (line, column) = source.position(end);
+        let gutter = line.ilog10() as usize + 4;
+        gutter + column + self.label.chars().count() <= COLUMNS
     }
 
     /// The whole lines that the spans lie in, with the number of the first
@@ -233,6 +246,7 @@ impl Diagnostics {
         } else {
             Renderer::plain()
         };
+        let renderer = renderer.term_width(COLUMNS);
         let mut blocks: Vec<String> = self
             .list
             .iter()

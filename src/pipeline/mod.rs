@@ -84,15 +84,14 @@ impl RawStep {
 impl Pipeline {
     /// Reads a pipeline file.
     ///
-    /// Fails with everything that is wrong with it (the warnings among it),
-    /// as far as that can be told without knowing the kinds.
+    /// Fails with everything that is wrong with it, as far as that can be told
+    /// without knowing the kinds.
     pub fn parse(source: Source, overrides: &Overrides) -> Result<Pipeline, Diagnostics> {
-        let (mut pipeline, mut faults) = Self::read(source, overrides)?;
-        if faults.is_empty() {
-            return Ok(pipeline);
+        let (pipeline, faults) = Self::read(source, overrides)?;
+        match faults.is_empty() {
+            true => Ok(pipeline),
+            false => Err(Diagnostics::new(pipeline.source, faults)),
         }
-        faults.append(&mut pipeline.warnings);
-        Err(Diagnostics::new(pipeline.source, faults))
     }
 
     /// Like [`Pipeline::parse`], but also gives what could be read of a file
@@ -114,7 +113,8 @@ impl Pipeline {
     }
 }
 
-/// Parses TOML, reporting the first fault of each line.
+/// Parses TOML, reporting the first fault of each line and, since a table that
+/// occurs twice repeats its keys, the first repetition.
 fn syntax(text: &str) -> Result<DeTable<'_>, Vec<Diagnostic>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
@@ -128,8 +128,11 @@ fn syntax(text: &str) -> Result<DeTable<'_>, Vec<Diagnostic>> {
             let (a, b) = (other.start.min(span.start), other.start.max(span.start));
             !text.get(a..b).unwrap_or_default().contains('\n')
         };
-        if !list.iter().any(same_line) {
-            let message = format!("the file is not TOML: {}", error.message());
+        let message = format!("the file is not TOML: {}", error.message());
+        let again = |other: &Diagnostic| {
+            same_line(other) || (other.message == message && message.ends_with("duplicate key"))
+        };
+        if !list.iter().any(again) {
             list.push(Diagnostic::error(span, message));
         }
     }

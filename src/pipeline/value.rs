@@ -178,7 +178,8 @@ fn convert(
         DeValue::Integer(integer) => self::integer(integer),
         DeValue::Float(float) => self::float(float),
         DeValue::Datetime(_) => Err(Diagnostic::error(None, "there are no dates in a pipeline")
-            .hint("write it as a string, in quotes".to_owned())),
+            .hint("write it as a string, in quotes".to_owned())
+            .into()),
         DeValue::Array(array) => {
             let items = array.iter().map(|item| {
                 let mut inner = Spans::default();
@@ -202,20 +203,22 @@ fn convert(
     };
     scalar.unwrap_or_else(|mut fault| {
         fault.span = Some(span);
-        faults.push(fault);
+        faults.push(*fault);
         Value::Null
     })
 }
 
-fn integer(integer: &DeInteger<'_>) -> Result<Value, Diagnostic> {
+fn integer(integer: &DeInteger<'_>) -> Result<Value, Box<Diagnostic>> {
     let (text, radix) = (integer.as_str(), integer.radix());
     i64::from_str_radix(text, radix)
         .map(Value::from)
         .or_else(|_| u64::from_str_radix(text, radix).map(Value::from))
-        .map_err(|_| Diagnostic::error(None, format!("the integer {integer} is out of range")))
+        .map_err(|_| {
+            Diagnostic::error(None, format!("the integer {integer} is out of range")).into()
+        })
 }
 
-fn float(float: &DeFloat<'_>) -> Result<Value, Diagnostic> {
+fn float(float: &DeFloat<'_>) -> Result<Value, Box<Diagnostic>> {
     let number = float
         .as_str()
         .parse::<f64>()
@@ -224,6 +227,7 @@ fn float(float: &DeFloat<'_>) -> Result<Value, Diagnostic> {
     number.map(Value::Number).ok_or_else(|| {
         Diagnostic::error(None, format!("the number {float} is not finite"))
             .hint("numbers lie between about -1.8e308 and 1.8e308".to_owned())
+            .into()
     })
 }
 
