@@ -103,7 +103,8 @@ fn cell(score: &Score) -> String {
 
 fn delta(change: &Change, unit: Unit) -> String {
     let sign = if change.value < 0.0 { "−" } else { "+" };
-    let size = number(change.value.abs(), unit);
+    // The difference of two shares is in percentage points.
+    let size = number(change.value.abs(), unit).replace('%', "pp");
     format!("Δ {sign}{size}, p = {}", p_value(change.p))
 }
 

@@ -260,6 +260,8 @@ struct Stage<'a> {
     version: u32,
     params: Vec<Fact>,
     inputs: Vec<StageInput<'a>>,
+    /// Whether the step tells how it went; an initialisation does not.
+    reports: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     measured: Option<&'a Json>,
 }
@@ -287,6 +289,7 @@ fn stages<'a>(lineage: &'a Lineage, metrics: &'a [Metrics]) -> Vec<Stage<'a>> {
                 version: step.version,
                 params: flatten(&Json::Object(step.params.clone())),
                 inputs: step.inputs.iter().filter_map(reference).collect(),
+                reports: step.outputs.iter().any(|o| o.ty == "metrics"),
                 measured: metrics.iter().find(wrote).map(|m| &m.data),
             }
         })
@@ -591,7 +594,9 @@ impl std::fmt::Display for Score {
             } else {
                 format!("{p:.4}")
             };
-            write!(f, "<br>Δ {sign}{}, p = {p}", number(value.abs()))?;
+            // The difference of two shares is in percentage points.
+            let size = number(value.abs()).replace('%', "pp");
+            write!(f, "<br>Δ {sign}{size}, p = {p}")?;
         }
         Ok(())
     }
@@ -685,7 +690,7 @@ mod tests {
             "![loss](<charts/loss.svg>)",
             "| model | n | exact match | loss |",
             "| base | 40 | 25.0 % [12.5 %, 50.0 %] | not measured |",
-            "| stage1 | 40 | 37.5 % [18.8 %, 75.0 %]<br>Δ +12.5 %, p = 0.0312 | 1.750 [0.875, 3.500] |",
+            "| stage1 | 40 | 37.5 % [18.8 %, 75.0 %]<br>Δ +12.5 pp, p = 0.0312 | 1.750 [0.875, 3.500] |",
             "- only 40 | rows (`scores`)",
             "- Too small for use.",
             "| score | `eval.score` 1 | scores | 131 |",
@@ -698,7 +703,11 @@ mod tests {
     fn a_removed_metrics_input_takes_its_numbers_along() {
         let all = all_metrics();
         let numbers = [
-            ("leaks", vec!["321", "0.625"], "Rows per split: not measured"),
+            (
+                "leaks",
+                vec!["321", "0.625"],
+                "Rows per split: not measured",
+            ),
             (
                 "stage1",
                 vec!["1.5625"],

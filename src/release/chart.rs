@@ -208,19 +208,22 @@ fn ranges(log: &Log) -> (std::ops::Range<f64>, std::ops::Range<f64>) {
     let last = all().map(|(x, _)| x).fold(1.0, f64::max);
     let low = all().map(|(_, y)| y).fold(f64::INFINITY, f64::min);
     let high = all().map(|(_, y)| y).fold(f64::NEG_INFINITY, f64::max);
-    let margin = ((high - low) * 0.06).max(0.01);
-    let low = if low >= 0.0 {
-        (low - margin).max(0.0)
-    } else {
-        low - margin
+    let range = high - low;
+    let margin = (range * 0.06).max(0.01);
+    // The legend stands at the upper right: a curve that is there gets room below it.
+    let crowded = all().any(|(x, y)| x > 0.5 * last && y > low + 0.7 * range);
+    let top = high + margin + if crowded { 0.35 * range } else { 0.0 };
+    let bottom = match low < 0.0 {
+        true => low - margin,
+        false => (low - margin).max(0.0),
     };
-    (0.0..last * 1.02, low..high + margin)
+    (0.0..last * 1.02, bottom..top)
 }
 
 /// The mean over about a twentieth of the run around each point, over what
 /// there is of it at the ends.
 fn smoothed(series: &[(u64, f64)]) -> Vec<(u64, f64)> {
-    let reach = series.len() / 40;
+    let reach = (series.len() / 40).max(2);
     let mean = |(i, (step, _)): (usize, &(u64, f64))| {
         let end = (i + reach + 1).min(series.len());
         let around = &series[i.saturating_sub(reach)..end];
@@ -306,6 +309,8 @@ mod tests {
 
     #[test]
     fn smoothing_keeps_a_constant_and_thinning_keeps_the_ends() {
+        let pair = smoothed(&[(1, 1.0), (2, 3.0)]);
+        assert_eq!(pair, [(1, 2.0), (2, 2.0)]);
         let flat: Vec<(u64, f64)> = (0..5000).map(|s| (s, 1.5)).collect();
         assert!(smoothed(&flat).iter().all(|(_, y)| (y - 1.5).abs() < 1e-12));
         let thin = thinned(&flat);
