@@ -11,7 +11,10 @@ fn main() {
     tell("RETUNE_RUSTC", output(&rustc, &["--version"]));
     tell("RETUNE_COMMIT", output("git", &["rev-parse", "HEAD"]));
     let changes = output("git", &["status", "--porcelain", "--", "src", "Cargo.lock"]);
-    tell("RETUNE_DIRTY", changes.map(|text| (!text.is_empty()).to_string()));
+    tell(
+        "RETUNE_DIRTY",
+        changes.map(|text| (!text.is_empty()).to_string()),
+    );
     tell("RETUNE_TARGET", std::env::var("TARGET").ok());
     tell("RETUNE_PROFILE", std::env::var("PROFILE").ok());
 }

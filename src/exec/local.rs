@@ -144,12 +144,14 @@ impl Running for LocalJob {
 
     fn wait(mut self: Box<Self>, progress: &mut dyn FnMut(Progress)) -> JobResult {
         if let Some(stdout) = self.child.stdout.take() {
-            self.relay(BufReader::new(stdout), progress);
+            relay(BufReader::new(stdout), &self.folder, progress);
         }
-        let (status, peak_memory) = match wait_with_usage(&mut self.child) {
+        let (status, peak_memory) = match wait_with_usage(self.child) {
             Ok(end) => end,
             Err(error) => {
-                return failed(StepError::new(format!("failed to wait for the step: {error}")));
+                return failed(StepError::new(format!(
+                    "failed to wait for the step: {error}"
+                )));
             }
         };
         // What the step left running in the background must not go on writing.
@@ -157,41 +159,39 @@ impl Running for LocalJob {
         let mut result = if self.is_program {
             program_result(status)
         } else {
-            self.read_result(status)
+            read_result(&self.folder, status)
         };
         result.peak_memory = result.peak_memory.or(peak_memory);
         result
     }
 }
 
-impl LocalJob {
-    /// Hands on progress; whatever else appears on standard output is logged.
-    fn relay(&self, stdout: impl BufRead, progress: &mut dyn FnMut(Progress)) {
-        let mut log: Option<File> = None;
-        for line in stdout.lines().map_while(Result::ok) {
-            if let Ok(parsed) = serde_json::from_str(&line) {
-                progress(parsed);
-                continue;
-            }
-            if log.is_none() {
-                log = File::options().append(true).open(self.folder.log()).ok();
-            }
-            if let Some(log) = &mut log {
-                // A log that cannot be written must not fail the step.
-                let _ = writeln!(log, "{line}");
-            }
+/// Hands on progress; whatever else appears on standard output is logged.
+fn relay(stdout: impl BufRead, folder: &WorkFolder, progress: &mut dyn FnMut(Progress)) {
+    let mut log: Option<File> = None;
+    for line in stdout.lines().map_while(Result::ok) {
+        if let Ok(parsed) = serde_json::from_str(&line) {
+            progress(parsed);
+            continue;
         }
-    }
-
-    fn read_result(&self, status: ExitStatus) -> JobResult {
-        let read = std::fs::read(self.folder.result()).ok();
-        read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_else(|| failed(died(status)))
+        if log.is_none() {
+            log = File::options().append(true).open(folder.log()).ok();
+        }
+        if let Some(log) = &mut log {
+            // A log that cannot be written must not fail the step.
+            let _ = writeln!(log, "{line}");
+        }
     }
 }
 
+fn read_result(folder: &WorkFolder, status: ExitStatus) -> JobResult {
+    let read = std::fs::read(folder.result()).ok();
+    read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_else(|| failed(died(status)))
+}
+
 /// Waits for a child; also says how much memory it held at most, in bytes.
-fn wait_with_usage(child: &mut Child) -> std::io::Result<(ExitStatus, Option<u64>)> {
+fn wait_with_usage(child: Child) -> std::io::Result<(ExitStatus, Option<u64>)> {
     use wait4::Wait4;
     let end = child.wait4()?;
     let peak = (end.rusage.maxrss > 0).then_some(end.rusage.maxrss);

@@ -10,11 +10,7 @@ use crate::step::{OutPort, StepError};
 use crate::store::{Artifact, ContentError, Output, Store, StoreError};
 
 /// Takes every declared output of a finished job into the store.
-pub fn collect(
-    store: &dyn Store,
-    ports: &[OutPort],
-    out: &Path,
-) -> Result<Vec<Output>, StepError> {
+pub fn collect(store: &dyn Store, ports: &[OutPort], out: &Path) -> Result<Vec<Output>, StepError> {
     check_all_written(ports, out)?;
     ports
         .iter()
@@ -41,18 +37,23 @@ fn not_kept(error: StoreError) -> StepError {
 fn check_all_written(ports: &[OutPort], out: &Path) -> Result<(), StepError> {
     let fault = |port: &OutPort| match fs::metadata(out.join(&port.path)) {
         Err(_) => Some(format!("'{}' ({}) was not written", port.name, port.path)),
-        Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => {
-            Some(format!("'{}' ({}) is a folder, not a file", port.name, port.path))
-        }
-        Ok(meta) if meta.is_file() && !port.ty.may_be_file() => {
-            Some(format!("'{}' ({}) is a file, not a folder", port.name, port.path))
-        }
+        Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => Some(format!(
+            "'{}' ({}) is a folder, not a file",
+            port.name, port.path
+        )),
+        Ok(meta) if meta.is_file() && !port.ty.may_be_file() => Some(format!(
+            "'{}' ({}) is a file, not a folder",
+            port.name, port.path
+        )),
         Ok(_) => None,
     };
     let faults: Vec<String> = ports.iter().filter_map(fault).collect();
     match faults.as_slice() {
         [] => Ok(()),
-        faults => Err(StepError::new(format!("output {}", faults.join("; output ")))),
+        faults => Err(StepError::new(format!(
+            "output {}",
+            faults.join("; output ")
+        ))),
     }
 }
 

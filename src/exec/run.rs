@@ -295,7 +295,9 @@ impl<'a, 's> Run<'a, 's> {
         let node = self.node(id);
         let outputs = entry_outputs(&decided);
         let previous = self.previous_outputs(node);
-        let moved = self.places().put(&self.planner, node, &outputs, &previous)?;
+        let moved = self
+            .places()
+            .put(&self.planner, node, &outputs, &previous)?;
         self.tell_moved(node, moved);
         let store = self.with.around.store;
         store.note(Note::Restored(self.step_ref(node), decided.key))?;
@@ -360,10 +362,7 @@ impl<'a, 's> Run<'a, 's> {
 
     // Running
 
-    fn start_queued<'scope>(
-        &mut self,
-        scope: &'scope Scope<'scope, '_>,
-    ) -> Result<(), StoreError>
+    fn start_queued<'scope>(&mut self, scope: &'scope Scope<'scope, '_>) -> Result<(), StoreError>
     where
         'a: 'scope,
     {
@@ -430,7 +429,14 @@ impl<'a, 's> Run<'a, 's> {
         let work = WorkFolder::create(self.with.around.cache.join("work").join(name))?;
         let inputs = self.job_inputs(id, decided, &work)?;
         let threads = self.with.options.threads;
-        let job = prepare(self.with.registry, node, &decided.manifest, inputs, &work, threads)?;
+        let job = prepare(
+            self.with.registry,
+            node,
+            &decided.manifest,
+            inputs,
+            &work,
+            threads,
+        )?;
         let running = self.with.executor.start(&job, &work)?;
         Ok((work, running))
     }
@@ -481,14 +487,17 @@ impl<'a, 's> Run<'a, 's> {
         if ended.cancelled || matches!(self.stopping, Stopping::Cancelled(_)) && ended.end.is_err()
         {
             let store = self.with.around.store;
-            store.note(Note::Failed(self.step_ref(self.node(id)), flight.decided.key))?;
+            store.note(Note::Failed(
+                self.step_ref(self.node(id)),
+                flight.decided.key,
+            ))?;
             self.cancel(id);
             return Ok(());
         }
-        let outputs = ended
-            .end
-            .clone()
-            .and_then(|outputs| self.sources_unchanged(id, &flight.decided).map(|()| outputs));
+        let outputs = ended.end.clone().and_then(|outputs| {
+            self.sources_unchanged(id, &flight.decided)
+                .map(|()| outputs)
+        });
         match outputs {
             Ok(outputs) => self.finish(id, flight, ended, outputs),
             Err(error) => self.fail(id, error, log, Some(flight.decided.key)),
@@ -525,9 +534,15 @@ impl<'a, 's> Run<'a, 's> {
             record: store.put(&self.with.recorder.record(&execution))?,
             millis: ended.millis,
         };
-        let moved = self.places().put(&self.planner, node, &outputs, &previous)?;
+        let moved = self
+            .places()
+            .put(&self.planner, node, &outputs, &previous)?;
         self.tell_moved(node, moved);
-        store.note(Note::Finished(self.step_ref(node), flight.decided.key, entry))?;
+        store.note(Note::Finished(
+            self.step_ref(node),
+            flight.decided.key,
+            entry,
+        ))?;
         self.summary.ran += 1;
         self.emit(Event::StepFinished {
             step: node.name.clone(),
@@ -571,7 +586,11 @@ impl<'a, 's> Run<'a, 's> {
             key: decided.key,
             manifest: decided.manifest.clone(),
             sources: node.sources.clone(),
-            inputs_from: decided.inputs.iter().map(|input| input.from.clone()).collect(),
+            inputs_from: decided
+                .inputs
+                .iter()
+                .map(|input| input.from.clone())
+                .collect(),
             outputs: outputs.to_vec(),
             started_ms: since.map_or(0, |d| d.as_millis() as u64),
             millis: ended.millis,
@@ -593,7 +612,10 @@ impl<'a, 's> Run<'a, 's> {
     ) -> Result<(), StoreError> {
         let node = self.node(id);
         if let Some(key) = key {
-            self.with.around.store.note(Note::Failed(self.step_ref(node), key))?;
+            self.with
+                .around
+                .store
+                .note(Note::Failed(self.step_ref(node), key))?;
         }
         self.change(id, Change::Fail);
         self.summary.failed += 1;
@@ -639,7 +661,9 @@ impl<'a, 's> Run<'a, 's> {
         let now = Instant::now();
         match self.stopping {
             Stopping::Cancelled(kill_at) if now >= kill_at => {
-                self.flights.iter().for_each(|(_, flight)| (flight.stop)(Stop::Kill));
+                self.flights
+                    .iter()
+                    .for_each(|(_, flight)| (flight.stop)(Stop::Kill));
             }
             Stopping::Cancelled(_) => {}
             _ if self.with.cancel.load(Ordering::Relaxed) => {
@@ -647,7 +671,9 @@ impl<'a, 's> Run<'a, 's> {
                 self.stopping = Stopping::Cancelled(now + grace);
                 let grace = grace.as_secs_f64();
                 self.emit(Event::Stopping { grace });
-                self.flights.iter().for_each(|(_, flight)| (flight.stop)(Stop::Ask));
+                self.flights
+                    .iter()
+                    .for_each(|(_, flight)| (flight.stop)(Stop::Ask));
             }
             _ => {}
         }
@@ -672,7 +698,12 @@ impl<'a, 's> Run<'a, 's> {
         if std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
             return None;
         }
-        let folder = self.with.around.cache.join("runs").join(&self.with.options.run);
+        let folder = self
+            .with
+            .around
+            .cache
+            .join("runs")
+            .join(&self.with.options.run);
         files::create_dir(&folder).ok()?;
         let kept = folder.join(format!("{}.log", self.node(id).name));
         files::rename(&log, &kept).ok()?;
@@ -732,5 +763,8 @@ fn tail(log: &Path) -> Vec<String> {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(LOG_TAIL);
-    lines[from..].iter().map(|line| (*line).to_owned()).collect()
+    lines[from..]
+        .iter()
+        .map(|line| (*line).to_owned())
+        .collect()
 }

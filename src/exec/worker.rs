@@ -56,8 +56,11 @@ fn attempt(
         .get(&job.kind)
         .filter(|kind| kind.version() == job.version && job.format == FORMAT)
         .ok_or_else(|| {
-            StepError::new(format!("this program has no kind {} {}", job.kind, job.version))
-                .hint("the program was replaced while a build was running: build again")
+            StepError::new(format!(
+                "this program has no kind {} {}",
+                job.kind, job.version
+            ))
+            .hint("the program was replaced while a build was running: build again")
         })?;
     let mut sink = Lines {
         last: None,
@@ -115,7 +118,9 @@ struct Lines<W> {
 
 impl<W: Write + Send> ProgressSink for Lines<W> {
     fn progress(&mut self, progress: &Progress) {
-        let due = self.last.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
+        let due = self
+            .last
+            .is_none_or(|last| last.elapsed() >= PROGRESS_EVERY);
         if due || (progress.total > 0 && progress.done == progress.total) {
             self.last = Some(Instant::now());
             let line = serde_json::to_string(progress).expect("plain data");
@@ -129,7 +134,9 @@ impl<W: Write + Send> ProgressSink for Lines<W> {
 /// The most memory this process ever held, in bytes.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

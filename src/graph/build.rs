@@ -364,7 +364,7 @@ fn assemble(
 fn node(
     mut step: Checked<'_>,
     inputs: Vec<InputRef>,
-    out: String,
+    out: Option<String>,
     lines: &mut Lines<'_>,
 ) -> Option<Node> {
     let kind = step.kind?.kind;

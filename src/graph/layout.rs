@@ -143,7 +143,7 @@ pub(super) struct Outs {
     /// The folders that steps choose, with the steps.
     chosen: BTreeMap<String, usize>,
     /// The folder of each step.
-    pub folders: Vec<String>,
+    pub folders: Vec<Option<String>>,
 }
 
 impl Outs {
@@ -167,7 +167,7 @@ impl Outs {
                 }
             });
             chosen.extend(own.clone().map(|folder| (folder, at)));
-            folders.push(own.unwrap_or_else(|| format!("{default}/{}", raw.name)));
+            folders.push(own);
         }
         overlaps(pipeline, &chosen, faults);
         Outs {

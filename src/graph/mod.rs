@@ -106,8 +106,9 @@ pub struct Node {
     pub outputs: Vec<OutPort>,
     /// The environment variables that enter its key, sorted.
     pub environment: Vec<String>,
-    /// The folder where its outputs appear, relative to the project root.
-    pub out: String,
+    /// The folder where its outputs appear, relative to the project root; none
+    /// for the default, `out/PIPELINE/STEP` in the store's folder.
+    pub out: Option<String>,
     /// The line of the file on which it starts, from 1.
     pub line: usize,
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
-use super::{BuildOptions, OpsError, Workspace, inspect, registry};
+use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect, registry};
 use crate::event::{Event, Sink};
 use crate::exec::{End, Executor, LocalExecutor, WorkFolder, prepare};
 use crate::files::{self, PathContext};
@@ -38,7 +38,10 @@ pub enum Audited {
 impl AuditReport {
     /// Whether every audited step came out the same.
     pub fn agrees(&self) -> bool {
-        !self.steps.iter().any(|(_, audited)| matches!(audited, Audited::Differs(_)))
+        !self
+            .steps
+            .iter()
+            .any(|(_, audited)| matches!(audited, Audited::Differs(_)))
     }
 }
 
@@ -58,6 +61,7 @@ pub fn audit(
     let _lock = wait_for_lock(workspace, &graph, sink)?;
     let (store, _) = workspace.open_store()?;
     let environment = environment();
+    let hub = HubAccess::new(workspace, false);
     let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
     let clean = tempfile::Builder::new().prefix("retune-audit-").tempdir();
     let clean = clean.on("create a folder in", &std::env::temp_dir())?;
@@ -65,7 +69,10 @@ pub fn audit(
         graph: &graph,
         registry: &registry,
         store: &store,
-        planner: Planner::new(&graph, inspect::surroundings(workspace, &store, &environment)),
+        planner: Planner::new(
+            &graph,
+            inspect::surroundings(workspace, &store, &environment, &hub),
+        ),
         executor: LocalExecutor::new(program, std::env::vars_os()),
         clean: clean.path(),
         report: AuditReport::default(),
@@ -125,7 +132,10 @@ impl Audit<'_> {
     fn current(&self, id: StepId) -> Result<(Decided, Entry), String> {
         let open = |step: &&StepId| self.planner.settled(**step).is_none();
         if let Some(step) = self.graph.dependencies(id).iter().find(open) {
-            return Err(format!("its input {} has no current result", self.graph.node(*step).name));
+            return Err(format!(
+                "its input {} has no current result",
+                self.graph.node(*step).name
+            ));
         }
         let decided = self.planner.decide(id, false).map_err(|e| e.to_string())?;
         match (&decided.verdict, decided.entry.clone()) {
@@ -171,7 +181,14 @@ impl Audit<'_> {
     ) -> Result<Result<(), StepError>, OpsError> {
         let node = self.graph.node(id);
         let inputs = self.inputs(id, decided)?;
-        let job = prepare(self.registry, node, &decided.manifest, inputs, work, cores());
+        let job = prepare(
+            self.registry,
+            node,
+            &decided.manifest,
+            inputs,
+            work,
+            cores(),
+        );
         let started = job.and_then(|job| self.executor.start(&job, work));
         let running = match started {
             Ok(running) => running,

@@ -159,7 +159,7 @@ impl Build<'_> {
                 cache: &self.workspace.cache,
                 store: self.store,
                 environment: &environment,
-                hub: &HubAccess { fetch: true },
+                hub: &HubAccess::new(self.workspace, true),
             },
             executor: &LocalExecutor::new(program, std::env::vars_os()),
             recorder: &ProvenanceRecorder::new(root),
@@ -183,7 +183,8 @@ impl Build<'_> {
                 Some(settled) => Some(locked(settled)),
                 None => old.steps.remove(&node.name),
             };
-            lock.steps.extend(step.map(|step| (node.name.clone(), step)));
+            lock.steps
+                .extend(step.map(|step| (node.name.clone(), step)));
         }
         Ok(lock.write(&path)?)
     }
@@ -200,7 +201,9 @@ fn locked(settled: &Settled) -> LockedStep {
     LockedStep {
         key: settled.manifest.key(),
         sources,
-        outputs: outputs.map(|o| (o.path.clone(), o.artifact.digest)).collect(),
+        outputs: outputs
+            .map(|o| (o.path.clone(), o.artifact.digest))
+            .collect(),
     }
 }
 

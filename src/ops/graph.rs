@@ -49,7 +49,9 @@ fn text(graph: &Graph) -> String {
 }
 
 fn names(graph: &Graph, ids: &[StepId]) -> Vec<String> {
-    ids.iter().map(|id| graph.node(*id).name.to_string()).collect()
+    ids.iter()
+        .map(|id| graph.node(*id).name.to_string())
+        .collect()
 }
 
 /// Every edge with the names of the outputs that flow along it.
@@ -74,10 +76,17 @@ fn edges(graph: &Graph) -> Vec<(StepId, StepId, String)> {
 }
 
 fn dot(graph: &Graph) -> String {
-    let mut text = format!("digraph \"{}\" {{\n  rankdir=LR;\n  node [shape=box];\n", graph.name);
+    let mut text = format!(
+        "digraph \"{}\" {{\n  rankdir=LR;\n  node [shape=box];\n",
+        graph.name
+    );
     for &id in graph.order() {
         let node = graph.node(id);
-        let _ = writeln!(text, "  \"{0}\" [label=\"{0}\\n{1}\"];", node.name, node.kind);
+        let _ = writeln!(
+            text,
+            "  \"{0}\" [label=\"{0}\\n{1}\"];",
+            node.name, node.kind
+        );
     }
     for (from, to, label) in edges(graph) {
         let (from, to) = (&graph.node(from).name, &graph.node(to).name);
@@ -90,7 +99,13 @@ fn mermaid(graph: &Graph) -> String {
     let mut text = String::from("flowchart LR\n");
     for &id in graph.order() {
         let node = graph.node(id);
-        let _ = writeln!(text, "  s{}[\"{}<br/>{}\"]", id.index(), node.name, node.kind);
+        let _ = writeln!(
+            text,
+            "  s{}[\"{}<br/>{}\"]",
+            id.index(),
+            node.name,
+            node.kind
+        );
     }
     for (from, to, label) in edges(graph) {
         let _ = writeln!(text, "  s{} -->|{label}| s{}", from.index(), to.index());

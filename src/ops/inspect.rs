@@ -1,13 +1,14 @@
 //! Looking without touching: plan, why, and what watch has to watch.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
 use super::workspace::{environment, find_step, find_steps, needed};
 use super::{BuildOptions, HubAccess, OpsError, Workspace, registry, step_name};
 use crate::graph::{Graph, Origin, StepId};
 use crate::pipeline::{Diagnostics, Overrides};
-use crate::plan::{PlannedStep, Planner, Surroundings};
+use crate::plan::{PlannedStep, Planner, Surroundings, is_glob};
 use crate::store::LocalStore;
+use crate::watch::Watched;
 
 /// What a build with these options would do, step by step in build order.
 pub fn plan(workspace: &Workspace, options: &BuildOptions) -> Result<Vec<PlannedStep>, OpsError> {
@@ -39,7 +40,8 @@ fn dry_run(
 ) -> Result<Vec<PlannedStep>, OpsError> {
     let (store, _) = workspace.open_store()?;
     let environment = environment();
-    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment));
+    let hub = HubAccess::new(workspace, false);
+    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment, &hub));
     let plan = planner.dry_run(steps, &|id| forced.contains(&id));
     plan.map_err(|(id, source)| OpsError::Input {
         step: step_name(graph, id),
@@ -51,14 +53,15 @@ fn dry_run(
 pub(super) fn surroundings<'a>(
     workspace: &'a Workspace,
     store: &'a LocalStore,
-    environment: &'a std::collections::BTreeMap<String, String>,
+    environment: &'a BTreeMap<String, String>,
+    hub: &'a HubAccess,
 ) -> Surroundings<'a> {
     Surroundings {
         root: &workspace.root,
         cache: &workspace.cache,
         store,
         environment,
-        hub: &HubAccess { fetch: false },
+        hub,
     }
 }
 
@@ -68,37 +71,24 @@ pub fn warnings(workspace: &Workspace, overrides: &Overrides) -> Result<Diagnost
 }
 
 /// What a change of which asks for another build.
-#[derive(Debug, Clone)]
-pub struct Watched {
-    /// The project root, absolute.
-    pub root: PathBuf,
-    /// The pipeline file, absolute.
-    pub pipeline: PathBuf,
-    /// Files, folders and globs that steps read, relative to the root.
-    pub sources: Vec<String>,
-    /// Folders that retune itself writes, absolute.
-    pub ignored: Vec<PathBuf>,
-}
-
-/// What watch has to watch.
 pub fn watched(workspace: &Workspace, overrides: &Overrides) -> Result<Watched, OpsError> {
     let (graph, _) = workspace.load(overrides, &registry())?;
-    let mut sources = Vec::new();
-    let mut ignored = vec![workspace.cache.clone()];
+    let root = &workspace.root;
+    let mut watched = Watched {
+        root: root.clone(),
+        paths: [root.join(&workspace.pipeline)].into(),
+        globs: [].into(),
+        ignored: [workspace.cache.clone()].into(),
+    };
     for node in &graph.nodes {
         for input in &node.inputs {
-            if let Origin::Path(path) = &input.from {
-                sources.push(path.clone());
+            match &input.from {
+                Origin::Path(path) if is_glob(path) => watched.globs.extend([path.clone()]),
+                Origin::Path(path) => watched.paths.extend([root.join(path)]),
+                _ => {}
             }
         }
-        ignored.extend(node.out.as_ref().map(|out| workspace.root.join(out)));
+        watched.ignored.extend(node.out.as_ref().map(|out| root.join(out)));
     }
-    sources.sort();
-    sources.dedup();
-    Ok(Watched {
-        pipeline: workspace.root.join(&workspace.pipeline),
-        root: workspace.root.clone(),
-        sources,
-        ignored,
-    })
+    Ok(watched)
 }

@@ -3,8 +3,10 @@
 mod audit;
 mod build;
 mod graph;
+mod init;
 mod inspect;
 mod verify;
+mod watch;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -19,9 +21,12 @@ use crate::store::StoreError;
 
 pub use audit::{AuditReport, Audited, audit};
 pub use build::{BuildOptions, build};
+pub use crate::watch::{Changed, WatchError, Watched};
 pub use graph::{GraphFormat, graph};
-pub use inspect::{Watched, plan, warnings, watched, why};
+pub use init::{InitError, Written, init};
+pub use inspect::{plan, warnings, watched, why};
 pub use verify::{VerifyFault, VerifyReport, verify};
+pub use watch::{Notice, watch};
 pub use workspace::Workspace;
 
 /// A user action could not be done.
@@ -95,9 +100,9 @@ impl OpsError {
             OpsError::NoSuchPipeline { known, .. } if !known.is_empty() => {
                 Some(format!("there are: {}", known.join(", ")))
             }
-            OpsError::NoSuchStep { closest, .. } => {
-                closest.as_ref().map(|name| format!("did you mean '{name}'?"))
-            }
+            OpsError::NoSuchStep { closest, .. } => closest
+                .as_ref()
+                .map(|name| format!("did you mean '{name}'?")),
             OpsError::Lock(LockError::Damaged { path, .. }) => Some(format!(
                 "after a merge conflict, take either side of {path} and build again"
             )),
@@ -123,7 +128,11 @@ pub fn schema() -> serde_json::Value {
 pub fn kinds() -> Vec<(String, u32, String)> {
     let registry = registry();
     let line = |kind: &dyn crate::step::Kind| {
-        (kind.name().to_owned(), kind.version(), kind.about().to_owned())
+        (
+            kind.name().to_owned(),
+            kind.version(),
+            kind.about().to_owned(),
+        )
     };
     registry.iter().map(line).collect()
 }
@@ -138,24 +147,37 @@ pub fn worker(job: &Path) -> std::process::ExitCode {
 
 type HubError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Looks references up in the Hub's local cache and, where `fetch` allows it,
-/// on the Hub.
+/// Looks references up among those fetched before and, where `fetch` allows
+/// it, on the Hub.
 struct HubAccess {
+    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
+    notes: PathBuf,
+    #[cfg_attr(not(feature = "hub"), expect(dead_code))]
     fetch: bool,
+}
+
+impl HubAccess {
+    fn new(workspace: &Workspace, fetch: bool) -> Self {
+        HubAccess {
+            notes: workspace.cache.join("hub"),
+            fetch,
+        }
+    }
 }
 
 impl Hub for HubAccess {
     #[cfg(feature = "hub")]
     fn locate(&self, reference: &HubRef) -> Result<Option<PathBuf>, HubError> {
+        let hub = crate::hub::Hub::new(self.notes.clone());
         let wanted = crate::hub::Reference {
             dataset: reference.dataset,
             repo: reference.repo.clone(),
             revision: reference.revision.clone(),
             path: reference.path.clone(),
         };
-        match crate::hub::cached(&wanted) {
+        match hub.cached(&wanted) {
             Some(path) => Ok(Some(path)),
-            None if self.fetch => Ok(Some(crate::hub::fetch(&wanted)?)),
+            None if self.fetch => Ok(Some(hub.fetch(&wanted)?)),
             None => Ok(None),
         }
     }
@@ -166,7 +188,7 @@ impl Hub for HubAccess {
     }
 }
 
-/// The name of the pipeline and step for messages.
+/// The name of a step, for messages.
 fn step_name(graph: &Graph, id: crate::graph::StepId) -> String {
     graph.node(id).name.to_string()
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::workspace::environment;
-use super::{OpsError, Workspace, inspect, registry};
+use super::{HubAccess, OpsError, Workspace, inspect, registry};
 use crate::graph::{Graph, Node};
 use crate::hash::Digest;
 use crate::pipeline::{Overrides, StepName};
@@ -43,7 +43,11 @@ pub fn verify(workspace: &Workspace, overrides: &Overrides) -> Result<VerifyRepo
     let (store, _) = workspace.open_store()?;
     let lock = Lock::read(&workspace.lock_file())?;
     let environment = environment();
-    let planner = Planner::new(&graph, inspect::surroundings(workspace, &store, &environment));
+    let hub = HubAccess::new(workspace, false);
+    let planner = Planner::new(
+        &graph,
+        inspect::surroundings(workspace, &store, &environment, &hub),
+    );
     let mut check = Check {
         graph: &graph,
         store: &store,
@@ -78,7 +82,13 @@ impl Check<'_> {
             return;
         };
         self.outputs(node, &entry);
-        self.compare(node, "record", "record", entry.record, self.object(&entry.record));
+        self.compare(
+            node,
+            "record",
+            "record",
+            entry.record,
+            self.object(&entry.record),
+        );
         let Some(locked) = lock.and_then(|lock| lock.steps.get(&node.name)) else {
             return;
         };
@@ -118,7 +128,10 @@ impl Check<'_> {
 
     fn object(&self, digest: &Digest) -> Option<Digest> {
         let path = self.store.object_path(digest);
-        self.fresh.content(&path).ok().map(|artifact| artifact.digest)
+        self.fresh
+            .content(&path)
+            .ok()
+            .map(|artifact| artifact.digest)
     }
 
     fn compare(

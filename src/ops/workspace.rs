@@ -37,7 +37,7 @@ impl Workspace {
         pipeline: Option<&str>,
         cache: Option<&Path>,
     ) -> Result<Self, OpsError> {
-        let root = std::path::absolute(root).map_err(|source| OpsError::Root {
+        let root = std::fs::canonicalize(root).map_err(|source| OpsError::Root {
             path: root.to_owned(),
             source,
         })?;
@@ -98,7 +98,9 @@ fn named(root: &Path, name: &str) -> Result<PathBuf, OpsError> {
 
 fn only_or_default(root: &Path) -> Result<PathBuf, OpsError> {
     let stems = stems(root);
-    let default = DEFAULTS.iter().find(|name| stems.iter().any(|s| s == *name));
+    let default = DEFAULTS
+        .iter()
+        .find(|name| stems.iter().any(|s| s == *name));
     let stem = match (stems.as_slice(), default) {
         ([], _) => return Err(OpsError::NoPipeline(root.join(PIPELINES))),
         ([only], _) => only.as_str(),
@@ -115,7 +117,8 @@ fn stems(root: &Path) -> Vec<String> {
     };
     let stem = |path: PathBuf| {
         let toml = path.extension().is_some_and(|e| e == "toml");
-        toml.then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
+        toml.then(|| path.file_stem()?.to_str().map(str::to_owned))
+            .flatten()
     };
     let mut stems: Vec<_> = entries.flatten().filter_map(|e| stem(e.path())).collect();
     stems.sort();
@@ -129,7 +132,10 @@ pub fn find_steps(graph: &Graph, names: &[String]) -> Result<Vec<StepId>, OpsErr
 
 /// The step of that name.
 pub fn find_step(graph: &Graph, name: &str) -> Result<StepId, OpsError> {
-    let found = name.parse::<StepName>().ok().and_then(|name| graph.find(&name));
+    let found = name
+        .parse::<StepName>()
+        .ok()
+        .and_then(|name| graph.find(&name));
     found.ok_or_else(|| OpsError::NoSuchStep {
         name: name.to_owned(),
         closest: {

@@ -109,9 +109,7 @@ mod tests {
             stored,
             outputs,
         };
-        decide(&standing, || {
-            vec![Reason::KindVersion { old: 1, new: 2 }]
-        })
+        decide(&standing, || vec![Reason::KindVersion { old: 1, new: 2 }])
     }
 
     fn words(verdict: &Verdict) -> (&'static str, Vec<String>) {
@@ -128,14 +126,20 @@ mod tests {
     #[test]
     fn current_and_intact_is_up_to_date() {
         let state = state(Some("now"), None);
-        assert_eq!(verdict(Some(&state), Stored::Whole, vec![]), Verdict::UpToDate);
+        assert_eq!(
+            verdict(Some(&state), Stored::Whole, vec![]),
+            Verdict::UpToDate
+        );
     }
 
     #[test]
     fn an_older_result_of_the_same_key_is_restored() {
         let state = state(Some("before"), None);
         let verdict = verdict(Some(&state), Stored::Whole, vec![]);
-        assert_eq!(words(&verdict), ("restore", vec!["kind version: 1 → 2".into()]));
+        assert_eq!(
+            words(&verdict),
+            ("restore", vec!["kind version: 1 → 2".into()])
+        );
     }
 
     #[test]
@@ -152,7 +156,10 @@ mod tests {
         let verdict = verdict(Some(&state), Stored::Whole, faults);
         assert_eq!(
             words(&verdict),
-            ("restore", vec!["output a: missing".into(), "output b: edited".into()])
+            (
+                "restore",
+                vec!["output a: missing".into(), "output b: edited".into()]
+            )
         );
     }
 
@@ -160,7 +167,10 @@ mod tests {
     fn a_lost_object_runs_again_even_when_the_output_is_in_place() {
         let state = state(Some("now"), None);
         let verdict = verdict(Some(&state), Stored::Lost("a".into()), vec![]);
-        assert_eq!(words(&verdict), ("run", vec!["output a: lost from the store".into()]));
+        assert_eq!(
+            words(&verdict),
+            ("run", vec!["output a: lost from the store".into()])
+        );
     }
 
     #[test]
@@ -168,7 +178,11 @@ mod tests {
         let state = state(Some("before"), Some("now"));
         let verdict = verdict(Some(&state), Stored::Nothing, vec![]);
         assert_eq!(verdict.word(), "run");
-        assert!(words(&verdict).1.contains(&"did not finish the last time".into()));
+        assert!(
+            words(&verdict)
+                .1
+                .contains(&"did not finish the last time".into())
+        );
     }
 
     #[test]

@@ -30,6 +30,12 @@ pub struct ResolvedInput {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Provenance {
+    /// A path relative to the project root.
+    Path(String),
+    /// A pinned reference to the Hub.
+    Hub(String),
+    /// Supplied by the engine.
+    Engine(String),
     /// An output of another step.
     #[serde(untagged)]
     Step {
@@ -38,12 +44,6 @@ pub enum Provenance {
         /// The output port.
         output: String,
     },
-    /// A path relative to the project root.
-    Path(String),
-    /// A pinned reference to the Hub.
-    Hub(String),
-    /// Supplied by the engine.
-    Engine(String),
 }
 
 /// An input cannot be had.
@@ -211,7 +211,11 @@ pub fn source(
         })?;
         Ok(ResolvedInput {
             port: port.to_owned(),
-            label: if label == path { relative.clone() } else { label.to_owned() },
+            label: if label == path {
+                relative.clone()
+            } else {
+                label.to_owned()
+            },
             path: absolute,
             artifact,
             from: Provenance::Path(relative),
@@ -241,7 +245,10 @@ mod tests {
             expand("d/*.csv").unwrap_err().to_string(),
             "input 'p': no file matches d/*.csv"
         );
-        assert!(matches!(expand("d/[").unwrap_err(), InputError::BadGlob { .. }));
+        assert!(matches!(
+            expand("d/[").unwrap_err(),
+            InputError::BadGlob { .. }
+        ));
     }
 
     #[test]

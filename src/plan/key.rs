@@ -232,7 +232,7 @@ mod tests {
             "the encoding of keys changed"
         );
     }
-    const GOLDEN: &str = "";
+    const GOLDEN: &str = "2647a5c605c24b1d63cf0d10ca3e9a98a2119efa612fa4391d1fc26ea35ca221";
 
     fn changed(change: impl FnOnce(&mut Manifest)) -> Vec<String> {
         let old = manifest();
@@ -246,10 +246,7 @@ mod tests {
 
     #[test]
     fn key_changes_with_the_kind() {
-        assert_eq!(
-            changed(|m| m.kind = "x".into()),
-            ["kind: lora.train → x"]
-        );
+        assert_eq!(changed(|m| m.kind = "x".into()), ["kind: lora.train → x"]);
     }
 
     #[test]

@@ -61,8 +61,11 @@ pub fn lineage<'a>(
     id: StepId,
     settled: impl Fn(StepId) -> Option<&'a Settled>,
 ) -> Vec<u8> {
-    let upstream = graph.closure(graph.dependencies(id));
-    let steps = graph.order().iter().filter(|step| upstream.contains(step));
+    let upstream = graph.closure(graph.dependencies(id).iter().copied());
+    let steps = graph
+        .order()
+        .iter()
+        .filter(|step| upstream.contains(**step));
     let document = Lineage {
         format: 1,
         pipeline: Pipeline {

@@ -12,10 +12,7 @@ use crate::files;
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
-use crate::step::Arity;
-use crate::store::{
-    Artifact, Entry, Key, LocalStore, Note, Output, Shape, StepState, Store,
-};
+use crate::store::{Artifact, Entry, Key, LocalStore, Output, Shape, StepState, Store};
 
 /// What is known of a step that has its outputs.
 #[derive(Debug, Clone)]
@@ -170,15 +167,15 @@ impl<'a> Planner<'a> {
                 port: port(),
                 reference: hub.to_string(),
             })?;
-        let artifact = self
-            .around
-            .store
-            .stats()
-            .content(&path)
-            .map_err(|source| InputError::Content {
-                port: port(),
-                source,
-            })?;
+        let artifact =
+            self.around
+                .store
+                .stats()
+                .content(&path)
+                .map_err(|source| InputError::Content {
+                    port: port(),
+                    source,
+                })?;
         Ok(ResolvedInput {
             port: port(),
             label: reference.label.clone(),
@@ -207,9 +204,8 @@ impl<'a> Planner<'a> {
     /// Everything that enters the key of a step.
     pub fn manifest(&self, id: StepId, inputs: &[ResolvedInput]) -> Manifest {
         let node = self.graph.node(id);
-        let content = |input: &ResolvedInput| {
-            InputContent::new(&input.port, &input.label, &input.artifact)
-        };
+        let content =
+            |input: &ResolvedInput| InputContent::new(&input.port, &input.label, &input.artifact);
         let variable = |name: &String| (name.clone(), self.around.environment.get(name).cloned());
         Manifest {
             format: FORMAT,
@@ -282,7 +278,11 @@ impl<'a> Planner<'a> {
         let mut faults = Vec::new();
         for (i, output) in outputs.iter().enumerate() {
             let path = folder.join(&output.path);
-            let shown = || files::relative(&path, self.around.root).display().to_string();
+            let shown = || {
+                files::relative(&path, self.around.root)
+                    .display()
+                    .to_string()
+            };
             match self.around.store.stats().content(&path) {
                 Ok(found) if same_content(&found, &output.artifact) => {}
                 Err(e) if e.is_missing() && !path.exists() => {
@@ -298,7 +298,9 @@ impl<'a> Planner<'a> {
     /// in its place.
     pub fn aside_folder(&self, node: &Node) -> PathBuf {
         let aside = self.around.cache.join("edited");
-        aside.join(self.graph.name.as_str()).join(node.name.as_str())
+        aside
+            .join(self.graph.name.as_str())
+            .join(node.name.as_str())
     }
 
     /// Where a step's outputs appear.
@@ -368,12 +370,16 @@ impl<'a> Planner<'a> {
     fn unsettled_inputs(&self, id: StepId) -> Vec<StepName> {
         let open = |step: &&StepId| self.settled(**step).is_none();
         let needed = self.graph.dependencies(id).iter().filter(open);
-        needed.map(|step| self.graph.node(*step).name.clone()).collect()
+        needed
+            .map(|step| self.graph.node(*step).name.clone())
+            .collect()
     }
 
     /// A step that was never built will run whatever its inputs turn out to be.
     fn verdict_unknown(&self, node: &Node, forced: bool, waits_for: Vec<StepName>) -> Verdict {
-        let built = self.state(node).is_some_and(|state| state.current.is_some());
+        let built = self
+            .state(node)
+            .is_some_and(|state| state.current.is_some());
         let reasons = match (forced, built) {
             (true, _) => vec![Reason::Forced],
             (false, false) => vec![Reason::NeverBuilt],

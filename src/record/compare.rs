@@ -27,7 +27,10 @@ pub fn differences(
         return Vec::new();
     }
     if found.shape != expected.shape {
-        return vec![format!("{name}: was a {:?}, is a {:?}", expected.shape, found.shape)];
+        return vec![format!(
+            "{name}: was a {:?}, is a {:?}",
+            expected.shape, found.shape
+        )];
     }
     match expected.shape {
         Shape::Folder => folder(store, stats, expected, name, path),
@@ -51,7 +54,13 @@ fn folder(
     for entry in &listing.entries {
         let file = std::ffi::OsStr::from_bytes(&entry.name);
         let name = format!("{name}/{}", file.to_string_lossy());
-        lines.extend(differences(store, stats, &entry.artifact, &name, &path.join(file)));
+        lines.extend(differences(
+            store,
+            stats,
+            &entry.artifact,
+            &name,
+            &path.join(file),
+        ));
     }
     for entry in &now.entries {
         if !listing.entries.iter().any(|old| old.name == entry.name) {
@@ -91,7 +100,12 @@ fn first_difference(old: &[u8], new: &[u8]) -> String {
                 Some(text) => format!("'{}'", shorten(text)),
                 None => "nothing".to_owned(),
             };
-            format!("first at line {}: {} → {}", line + 1, show(old_text), show(new_text))
+            format!(
+                "first at line {}: {} → {}",
+                line + 1,
+                show(old_text),
+                show(new_text)
+            )
         }
         _ => format!("first at byte {at} of {} and {}", old.len(), new.len()),
     }
@@ -128,7 +142,10 @@ mod tests {
         let stats = StatCache::open(Path::new("/none"));
         let lines = differences(&store, &stats, &artifact, "model", &again);
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].ends_with("first at line 2: 'loss 0.5' → 'loss 0.6'"), "{lines:?}");
+        assert!(
+            lines[0].ends_with("first at line 2: 'loss 0.5' → 'loss 0.6'"),
+            "{lines:?}"
+        );
         assert_eq!(lines[1], "model/extra: new");
         fs::remove_file(again.join("extra")).unwrap();
         fs::write(again.join("log"), "step 1\nloss 0.5\n").unwrap();

@@ -149,7 +149,17 @@ fn cpu_features() -> Vec<&'static str> {
     macro_rules! detect {
         ($($name:tt),*) => { $(if is_x86_feature_detected!($name) { found.push($name); })* };
     }
-    detect!("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bf16", "avx512vnni");
+    detect!(
+        "sse4.2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512vl",
+        "avx512bf16",
+        "avx512vnni"
+    );
     found
 }
 
@@ -174,7 +184,12 @@ impl Project {
 }
 
 fn git(root: &Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+    let output = Command::new("git")
+        .arg("-C")
+        .arg(root)
+        .args(arguments)
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }

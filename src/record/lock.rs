@@ -161,6 +161,9 @@ mod tests {
         std::fs::write(&path, "<<<<<<< ours\nformat = 1\n").unwrap();
         assert!(matches!(Lock::read(&path), Err(LockError::Damaged { .. })));
         std::fs::write(&path, "format = 2\nnew = 1\n").unwrap();
-        assert!(matches!(Lock::read(&path), Err(LockError::Newer { format: 2, .. })));
+        assert!(matches!(
+            Lock::read(&path),
+            Err(LockError::Newer { format: 2, .. })
+        ));
     }
 }

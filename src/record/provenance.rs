@@ -38,7 +38,9 @@ impl<'a> ProvenanceRecorder<'a> {
 
 impl Recorder for ProvenanceRecorder<'_> {
     fn record(&self, execution: &Execution) -> Vec<u8> {
-        let environment = self.environment.get_or_init(|| Environment::capture(self.root));
+        let environment = self
+            .environment
+            .get_or_init(|| Environment::capture(self.root));
         let record = Record {
             format: FORMAT,
             execution,

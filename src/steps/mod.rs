@@ -2,4 +2,11 @@
 
 mod command;
 
+use crate::step::Registry;
+
 pub use command::Command;
+
+/// Adds every built-in kind.
+pub fn register(registry: &mut Registry) {
+    registry.add::<Command>();
+}
