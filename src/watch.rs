@@ -532,7 +532,10 @@ mod tests {
         project.write("docs/generated/x", "two");
         project.write("cache/x", "two");
         project.write("data/unrelated", "new");
-        assert_eq!(next(&mut watcher), ["docs/deep/new.md", "docs/deep/note.md"]);
+        assert_eq!(
+            next(&mut watcher),
+            ["docs/deep/new.md", "docs/deep/note.md"]
+        );
         let _ = fs::read(project.path("docs/deep/note.md")).unwrap();
         assert!(next(&mut watcher).is_empty(), "reading is no change");
     }

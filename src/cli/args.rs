@@ -290,7 +290,10 @@ mod tests {
         assert_eq!(cli.global.cache, Some("c".into()));
         assert_eq!(cli.global.color, Color::Never);
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-        assert_eq!(cli.global.set, [pair("steps.a.text", "x=y"), pair("params.b", "")]);
+        assert_eq!(
+            cli.global.set,
+            [pair("steps.a.text", "x=y"), pair("params.b", "")]
+        );
     }
 
     #[test]
@@ -298,7 +301,14 @@ mod tests {
         let cli = parse("-C there --color always plan --check --json").unwrap();
         assert_eq!(cli.global.directory, Some("there".into()));
         assert_eq!(cli.global.color, Color::Always);
-        assert!(matches!(cli.verb, Verb::Plan(Plan { check: true, json: true, .. })));
+        assert!(matches!(
+            cli.verb,
+            Verb::Plan(Plan {
+                check: true,
+                json: true,
+                ..
+            })
+        ));
     }
 
     #[test]

@@ -83,7 +83,11 @@ fn number(rows: &[Row<'_>], result: &str) -> usize {
 }
 
 fn verdict(rows: &[Row<'_>]) -> String {
-    let mut text = format!("{}: {} the same", count(rows.len(), "step"), number(rows, "same"));
+    let mut text = format!(
+        "{}: {} the same",
+        count(rows.len(), "step"),
+        number(rows, "same")
+    );
     for (result, what) in [("differs", "different"), ("not audited", "not audited")] {
         match number(rows, result) {
             0 => {}
@@ -114,7 +118,10 @@ mod tests {
             steps: vec![
                 ("split".parse().unwrap(), Audited::Same),
                 ("stage1".parse().unwrap(), Audited::Differs(lines)),
-                ("upload".parse().unwrap(), Audited::NotAudited("acts on the world".into())),
+                (
+                    "upload".parse().unwrap(),
+                    Audited::NotAudited("acts on the world".into()),
+                ),
             ],
         };
         let rows = rows(&report);
@@ -124,7 +131,10 @@ mod tests {
             model.safetensors: 3a… in the record, 4b… now
         upload  not audited: acts on the world
         ");
-        assert_eq!(verdict(&rows), "3 steps: 1 the same, 1 different, 1 not audited");
+        assert_eq!(
+            verdict(&rows),
+            "3 steps: 1 the same, 1 different, 1 not audited"
+        );
         assert_eq!(exit(&rows, true), Exit::Failed);
         assert_eq!(exit(&rows[..1], false), Exit::Fine);
         assert_eq!(exit(&rows[..1], true), Exit::Interrupted);

@@ -60,7 +60,11 @@ mod tests {
             ..Summary::default()
         };
         assert_eq!(exit(&summary(0, 0, 0), false), Exit::Fine);
-        assert_eq!(exit(&summary(0, 0, 0), true), Exit::Fine, "it came too late");
+        assert_eq!(
+            exit(&summary(0, 0, 0), true),
+            Exit::Fine,
+            "it came too late"
+        );
         assert_eq!(exit(&summary(1, 2, 0), false), Exit::Failed);
         assert_eq!(exit(&summary(1, 0, 1), true), Exit::Failed);
         assert_eq!(exit(&summary(0, 0, 1), true), Exit::Interrupted);

@@ -13,7 +13,11 @@ pub(super) fn run(session: &Session, args: &Init) -> Result<Exit, Failure> {
         None => session.folder(),
     };
     let done = ops::init(&folder)?;
-    let mut text = format!("wrote {} to {}\n", count(done.written.len(), "file"), folder.display());
+    let mut text = format!(
+        "wrote {} to {}\n",
+        count(done.written.len(), "file"),
+        folder.display()
+    );
     for kept in &done.kept {
         text.push_str(&format!("kept {} as it is\n", kept.display()));
     }

@@ -33,7 +33,12 @@ pub(super) fn run(session: &Session, args: &Kinds) -> Result<Exit, Failure> {
 }
 
 fn table(kinds: &[Kind]) -> String {
-    let width = kinds.iter().map(|kind| kind.name.len()).max().unwrap_or(0).max(4);
+    let width = kinds
+        .iter()
+        .map(|kind| kind.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(4);
     let mut text = format!("{:width$}  VERSION  ABOUT\n", "KIND");
     for Kind {
         name,

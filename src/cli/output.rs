@@ -104,7 +104,9 @@ impl Output {
 fn terminal_width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stderr())
         .or_else(|_| rustix::termios::tcgetwinsize(io::stdout()));
-    size.ok().map(|size| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+    size.ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|&columns| columns > 0)
 }
 
 /// Lets only failures and warnings through.

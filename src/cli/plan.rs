@@ -31,7 +31,11 @@ pub(super) fn run(session: &Session, args: &Plan) -> Result<Exit, Failure> {
         output.say(&format!("{}\n", tally(&steps)));
     }
     let stale = steps.iter().any(|step| step.verdict != Verdict::UpToDate);
-    Ok(if args.check && stale { Exit::Stale } else { Exit::Fine })
+    Ok(if args.check && stale {
+        Exit::Stale
+    } else {
+        Exit::Fine
+    })
 }
 
 /// `14 steps: 3 run, 11 up to date`.

@@ -151,7 +151,10 @@ mod tests {
         let known = vec!["a".to_owned(), "b".to_owned()];
         assert_eq!(shown(OpsError::WhichPipeline(known.clone())).0, Exit::Usage);
         let name = "c".to_owned();
-        assert_eq!(shown(OpsError::NoSuchPipeline { name, known }).0, Exit::Usage);
+        assert_eq!(
+            shown(OpsError::NoSuchPipeline { name, known }).0,
+            Exit::Usage
+        );
     }
 
     #[test]

@@ -32,7 +32,10 @@ fn text(report: &VerifyReport, palette: &Palette) -> String {
             None => "is missing".to_owned(),
         };
         let place = fault.place;
-        text.push_str(&format!("{bad}✗{bad:#} {} {} ({place})\n", fault.step, fault.output));
+        text.push_str(&format!(
+            "{bad}✗{bad:#} {} {} ({place})\n",
+            fault.step, fault.output
+        ));
         text.push_str(&format!("    should be {}\n", fault.expected));
         text.push_str(&format!("    {found}\n"));
     }
@@ -66,7 +69,10 @@ mod tests {
         };
         VerifyReport {
             checked: 3,
-            faults: vec![fault("output", Some(Digest::of(b"b"))), fault("store", None)],
+            faults: vec![
+                fault("output", Some(Digest::of(b"b"))),
+                fault("store", None),
+            ],
             not_built: vec!["card".parse().unwrap()],
         }
     }

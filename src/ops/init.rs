@@ -85,7 +85,11 @@ fn collect(folder: &Dir<'static>, files: &mut Vec<(PathBuf, &[u8])>) {
     let root = Path::new("data/quickstart");
     let mut found: Vec<_> = folder.files().collect();
     found.sort_by_key(|file| file.path());
-    files.extend(found.iter().map(|file| (root.join(file.path()), file.contents())));
+    files.extend(
+        found
+            .iter()
+            .map(|file| (root.join(file.path()), file.contents())),
+    );
     let mut folders: Vec<_> = folder.dirs().collect();
     folders.sort_by_key(|folder| folder.path());
     folders.iter().for_each(|folder| collect(folder, files));
@@ -109,7 +113,8 @@ mod tests {
         }
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         for path in done.written.iter().filter(|path| path.starts_with("data")) {
-            let same = fs::read(root.join(path)).unwrap() == fs::read(repository.join(path)).unwrap();
+            let same =
+                fs::read(root.join(path)).unwrap() == fs::read(repository.join(path)).unwrap();
             assert!(same, "{}", path.display());
         }
     }
@@ -120,7 +125,12 @@ mod tests {
         let mine = folder.path().join("pipelines/quickstart.toml");
         files::write_atomic(&mine, b"mine").unwrap();
         let error = init(folder.path()).unwrap_err();
-        assert!(error.to_string().ends_with("quickstart.toml already exists"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("quickstart.toml already exists"),
+            "{error}"
+        );
         assert_eq!(fs::read(&mine).unwrap(), b"mine");
         assert!(!folder.path().join("data").exists());
         assert!(!folder.path().join(".gitignore").exists());

@@ -78,7 +78,7 @@ pub fn watched(workspace: &Workspace, overrides: &Overrides) -> Result<Watched, 
         root: root.clone(),
         paths: [root.join(&workspace.pipeline)].into(),
         globs: [].into(),
-        ignored: [workspace.cache.clone()].into(),
+        ignored: [workspace.cache.clone(), workspace.lock_file()].into(),
     };
     for node in &graph.nodes {
         for input in &node.inputs {

@@ -31,18 +31,21 @@ pub fn watch(
 ) -> Result<(), WatchError> {
     let mut interest = only_the_pipeline(workspace);
     let mut watcher = Watcher::new(&interest)?;
+    let mut options = options.clone();
     loop {
         // A pipeline that cannot be read fails below and keeps what was watched.
         if let Ok(current) = watched(workspace, &options.overrides) {
             interest = current;
         }
         watcher.update(&interest)?;
-        if let Err(error) = build(workspace, options, cancel, sink) {
+        if let Err(error) = build(workspace, &options, cancel, sink) {
             notice(Notice::Failed(&error));
         }
         if cancel.load(Ordering::Relaxed) {
             return Ok(());
         }
+        // What was to run in any case has run.
+        options.force.clear();
         notice(Notice::Waiting(&interest));
         match watcher.wait(cancel)? {
             Some(changed) => notice(Notice::Changed(&changed)),

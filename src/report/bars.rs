@@ -63,11 +63,11 @@ impl Bars {
 
     fn begin(&mut self, steps: usize) {
         self.end();
-        let bar = ProgressBar::new(steps as u64);
+        // First onto the screen: a bar of its own would draw past the others.
+        let bar = self.screen.add(ProgressBar::new(steps as u64));
         let template = "{prefix} [{bar:24}] {pos}/{len} steps  {elapsed}";
         bar.set_style(style(template));
         bar.set_prefix(paint(self.words.palette().strong, self.words.title()));
-        let bar = self.screen.add(bar);
         self.wake(&bar);
         self.run = Some(bar);
     }
@@ -80,17 +80,21 @@ impl Bars {
     }
 
     fn start(&mut self, step: &StepName, kind: &str) {
+        if self.run.is_none() {
+            // Outside of a run steps come one by one: the last one is over.
+            self.end();
+        }
         let name = self.words.name(step);
         let room = self.words.rest(&name).saturating_sub(TIME);
         let bar = ProgressBar::no_length();
-        bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed:>6}"));
-        bar.set_prefix(paint(self.words.palette().strong, name));
-        let text = self.words.why(step, kind, room);
-        bar.set_message(paint(self.words.palette().dim, text));
         let bar = match &self.run {
             Some(run) => self.screen.insert_before(run, bar),
             None => self.screen.add(bar),
         };
+        bar.set_style(style("{spinner} {prefix}  {wide_msg} {elapsed:>6}"));
+        bar.set_prefix(paint(self.words.palette().strong, name));
+        let text = self.words.why(step, kind, room);
+        bar.set_message(paint(self.words.palette().dim, text));
         self.wake(&bar);
         let measured = false;
         self.running.insert(step.clone(), Running { bar, measured });
@@ -104,7 +108,8 @@ impl Bars {
         if progress.total > 0 {
             if !running.measured {
                 running.measured = true;
-                let template = "{spinner} {prefix}  [{bar:14}] {percent:>3} %  {wide_msg} {eta:>6} left";
+                let template =
+                    "{spinner} {prefix}  [{bar:14}] {percent:>3} %  {wide_msg} {eta:>6} left";
                 running.bar.set_style(style(template));
             }
             running.bar.set_length(progress.total);

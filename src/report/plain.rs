@@ -43,7 +43,10 @@ impl<W: Write> Sink for Plain<W> {
             Event::StepStarted { step, .. } => {
                 self.told.insert(step.clone(), (self.clock)());
             }
-            Event::StepProgress { step, progress: far } => {
+            Event::StepProgress {
+                step,
+                progress: far,
+            } => {
                 let now = (self.clock)();
                 let last = self.told.entry(step.clone()).or_insert(now);
                 if now.saturating_sub(*last) >= EVERY {

@@ -61,7 +61,11 @@ impl Problem {
                 text.push('\n');
             }
         };
-        block(format!("{} ", paint(palette.bad, "error:")), 7, &self.message);
+        block(
+            format!("{} ", paint(palette.bad, "error:")),
+            7,
+            &self.message,
+        );
         for (i, cause) in self.causes.iter().enumerate() {
             block(format!("  {}: ", i + 1), 5, cause);
         }

@@ -14,7 +14,10 @@ pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize) -> String {
     };
     let name = widest(|step| step.name.as_str().len(), 4);
     let kind = widest(|step| step.kind.len(), 4);
-    let mut text = format!("{:name$}  {:kind$}  {:10}  WHY\n", "STEP", "KIND", "VERDICT");
+    let mut text = format!(
+        "{:name$}  {:kind$}  {:10}  WHY\n",
+        "STEP", "KIND", "VERDICT"
+    );
     for step in steps {
         let word = step.verdict.word();
         let line = format!("{:name$}  {:kind$}  ", step.name, step.kind);

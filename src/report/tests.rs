@@ -94,7 +94,10 @@ fn failed(name: &str) -> Event {
             causes: vec!["the field 'messages' is missing".into()],
             hint: Some("set schema = \"text\" for plain text".into()),
         },
-        log_tail: vec!["reading\r 10 %\r 20 %".into(), "\u{1b}[31mbroken\u{1b}[0m row".into()],
+        log_tail: vec![
+            "reading\r 10 %\r 20 %".into(),
+            "\u{1b}[31mbroken\u{1b}[0m row".into(),
+        ],
         log: Some("/project/cache/runs/1/import.log".into()),
     }
 }
@@ -128,12 +131,20 @@ fn good_run() -> Vec<Event> {
         },
         started(),
         decided("import", Verdict::UpToDate),
-        decided("split", Verdict::Restore { reasons: vec![Reason::NeverBuilt] }),
+        decided(
+            "split",
+            Verdict::Restore {
+                reasons: vec![Reason::NeverBuilt],
+            },
+        ),
         Event::StepRestored {
             step: step("split"),
             key: Key(Digest::of(b"split")),
         },
-        decided("stage1", run(vec![learning_rate(), Reason::Forced, Reason::DidNotFinish])),
+        decided(
+            "stage1",
+            run(vec![learning_rate(), Reason::Forced, Reason::DidNotFinish]),
+        ),
         step_started("stage1", "lora.train"),
         progressed("stage1", 10, 40, "loss 4.2"),
         progressed("stage1", 20, 40, "loss 3.1"),
@@ -164,11 +175,15 @@ fn bad_run() -> Vec<Event> {
             step: step("card"),
             because: step("import"),
         },
-        Event::StepCancelled { step: step("never-begun") },
+        Event::StepCancelled {
+            step: step("never-begun"),
+        },
         decided("stage1", run(vec![Reason::NeverBuilt])),
         step_started("stage1", "lora.train"),
         Event::Stopping { grace: 10.0 },
-        Event::StepCancelled { step: step("stage1") },
+        Event::StepCancelled {
+            step: step("stage1"),
+        },
         ended(0, 1, 1),
     ]
 }
@@ -249,7 +264,10 @@ fn plain_lines_of_a_failure() {
 
 #[test]
 fn every_line_fits_in_80_columns() {
-    for line in plain(&good_run(), false).lines().chain(plain(&bad_run(), false).lines()) {
+    for line in plain(&good_run(), false)
+        .lines()
+        .chain(plain(&bad_run(), false).lines())
+    {
         assert!(line.chars().count() <= 80, "{line}");
     }
 }
@@ -277,7 +295,10 @@ fn a_failure_with_much_below_it_names_a_few() {
 
 #[test]
 fn several_failures_are_named_again_at_the_end() {
-    let text = plain(&[started(), failed("import"), failed("card"), ended(0, 2, 0)], false);
+    let text = plain(
+        &[started(), failed("import"), failed("card"), ended(0, 2, 0)],
+        false,
+    );
     let last: Vec<&str> = text.lines().rev().take(2).collect();
     assert_eq!(last[1], "failed: import, card");
     assert!(last[0].starts_with("quickstart: 4 steps: "), "{}", last[0]);
@@ -288,7 +309,12 @@ fn json_lines() {
     let mut out = Vec::new();
     let mut json = JsonLines::new(&mut out, || "2026-01-02T03:04:05.678901Z".parse().unwrap());
     let progress = progressed("stage1", 1, 2, "loss 4.2");
-    for event in [started(), decided("stage1", run(vec![learning_rate()])), progress, failed("a")] {
+    for event in [
+        started(),
+        decided("stage1", run(vec![learning_rate()])),
+        progress,
+        failed("a"),
+    ] {
         json.event(&event);
     }
     json.finish().unwrap();
@@ -324,7 +350,10 @@ fn a_full_disk_is_told_once_the_run_is_over() {
     let tries = Rc::new(Cell::new(0));
     let mut json = JsonLines::new(Full(tries.clone()), || jiff::Timestamp::UNIX_EPOCH);
     bad_run().iter().for_each(|event| json.event(event));
-    assert_eq!(json.finish().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(
+        json.finish().unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
     assert_eq!(tries.get(), 1);
 }
 
@@ -415,10 +444,20 @@ fn a_plan_as_a_table() {
     let waits_for = vec![step("stage1"), step("split")];
     let steps = [
         planned("import", "findings.import", Verdict::UpToDate),
-        planned("split", "data.split", Verdict::Restore { reasons: vec![input.clone()] }),
+        planned(
+            "split",
+            "data.split",
+            Verdict::Restore {
+                reasons: vec![input.clone()],
+            },
+        ),
         planned("stage1", "lora.train", run(vec![learning_rate(), input])),
         planned("card", "release.card", Verdict::Maybe { waits_for }),
-        planned("tokenizer", "tokenizer.train", run(vec![Reason::NeverBuilt])),
+        planned(
+            "tokenizer",
+            "tokenizer.train",
+            run(vec![Reason::NeverBuilt]),
+        ),
     ];
     insta::assert_snapshot!(table(&steps, &Palette::new(false), 80), @"
     STEP       KIND             VERDICT     WHY

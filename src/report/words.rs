@@ -99,7 +99,11 @@ impl Words {
     /// The lines that an event leaves.
     pub fn lines(&mut self, event: &Event) -> Vec<String> {
         let Palette {
-            good, bad, warn, dim, ..
+            good,
+            bad,
+            warn,
+            dim,
+            ..
         } = self.palette;
         match event {
             Event::Waiting { holder } => vec![format!("waiting for {}", clean(holder))],
@@ -127,10 +131,19 @@ impl Words {
             }
             Event::StepProgress { .. } => Vec::new(),
             Event::StepFinished { step, .. } => {
-                vec![format!("{} {}  {}", paint(good, "✓"), self.name(step), self.finished(event))]
+                vec![format!(
+                    "{} {}  {}",
+                    paint(good, "✓"),
+                    self.name(step),
+                    self.finished(event)
+                )]
             }
             Event::StepRestored { step, .. } => {
-                vec![format!("{} {}  restored", paint(good, "✓"), self.name(step))]
+                vec![format!(
+                    "{} {}  restored",
+                    paint(good, "✓"),
+                    self.name(step)
+                )]
             }
             Event::StepFailed { step, .. } => {
                 self.failed.push(step.clone());
@@ -163,7 +176,11 @@ impl Words {
                 duration(*grace)
             )],
             Event::Warning { message } => {
-                vec![format!("{} {}", paint(warn, "warning:"), message.trim_end())]
+                vec![format!(
+                    "{} {}",
+                    paint(warn, "warning:"),
+                    message.trim_end()
+                )]
             }
             Event::RunFinished { summary, seconds } => self.ended(summary, *seconds),
         }
@@ -216,7 +233,11 @@ impl Words {
         // What was measured comes before what was counted and what was named.
         let mut facts: Vec<_> = facts.iter().collect();
         facts.sort_by_key(|(_, value)| (!value.is_f64(), !value.is_number()));
-        parts.extend(facts.into_iter().filter_map(|(name, value)| fact(name, value)));
+        parts.extend(
+            facts
+                .into_iter()
+                .filter_map(|(name, value)| fact(name, value)),
+        );
         let name = self.name(step);
         let room = self.rest(&name);
         for part in parts {
@@ -252,7 +273,11 @@ impl Words {
             lines.push(format!("{head} {}{tail}", log.display()));
         }
         let bar = paint(self.palette.dim, "|");
-        lines.extend(log_tail.iter().map(|line| format!("  {bar} {}", clean(line))));
+        lines.extend(
+            log_tail
+                .iter()
+                .map(|line| format!("  {bar} {}", clean(line))),
+        );
         lines
     }
 
