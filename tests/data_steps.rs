@@ -203,3 +203,105 @@ fn parameters_are_checked() {
         assert!(error.contains(message), "{error}");
     }
 }
+
+/// The reports and data sets of a real project, kept outside of the repository.
+fn webauthn() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/webauthn");
+    if !root.is_dir() {
+        eprintln!("skipped: {} is not there", root.display());
+        return None;
+    }
+    Some(root)
+}
+
+#[test]
+fn published_splits_leak_and_the_same_rows_split_anew_do_not() {
+    let Some(root) = webauthn() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let options = data::SplitOptions {
+        seed: 42,
+        validation: 0.1,
+        test: 0.1,
+        group: vec!["vulnerability_id".to_owned()],
+        near: 0.8,
+        boilerplate: 0.1,
+        stratify: None,
+    };
+    let published = ["train", "validation", "test"].map(|name| {
+        let out = folder.path().join(name);
+        let file = root.join(format!("datasets/{name}_dataset.jsonl"));
+        run(
+            "data.import",
+            json!({"schema": "chat"}),
+            &[("files", name, file)],
+            &out,
+        )
+        .unwrap();
+        data::read_rows(&out.join("rows.jsonl")).unwrap()
+    });
+    assert_eq!(published.each_ref().map(Vec::len), [448, 62, 25]);
+    let report = data::find_leaks(&[&published[0], &published[1], &published[2]], &options);
+    let train_test = &report.pairs[1];
+    // Of 25 test rows 8 are copies of training rows and 10 share the answer.
+    let counts = (train_test.exact, train_test.near, train_test.shared_answers);
+    assert_eq!(counts, (8, 4, 10), "{train_test:?}");
+    assert!(report.check().is_err());
+    let rows = published.concat();
+    let splits = data::split(rows, &options).unwrap();
+    let report = data::find_leaks(&[&splits.train, &splits.validation, &splits.test], &options);
+    assert_eq!(report.leaks(), 0);
+}
+
+#[test]
+fn real_reports_become_rows_that_do_not_leak() {
+    let Some(root) = webauthn() else { return };
+    let mut reports = Vec::new();
+    for folder in std::fs::read_dir(root.join("scanner_reports")).unwrap() {
+        for file in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            reports.push((
+                "reports",
+                path.strip_prefix(&root).unwrap().display().to_string(),
+                path,
+            ));
+        }
+    }
+    reports.sort();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path();
+    let params = json!({"expect": {"trivy": 168, "semgrep": 214, "gitleaks": 0}});
+    run(
+        "findings.import",
+        params,
+        &borrowed(&reports),
+        &out.join("findings"),
+    )
+    .unwrap();
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/templates");
+    let inputs = [
+        ("findings", "@findings", out.join("findings/findings.jsonl")),
+        (
+            "templates",
+            "analysis.jinja",
+            templates.join("analysis.jinja"),
+        ),
+        (
+            "templates",
+            "upgrade.jinja",
+            templates.join("upgrade.jinja"),
+        ),
+    ];
+    run("data.build", json!({}), &inputs, &out.join("rows")).unwrap();
+    let rows = data::read_rows(&out.join("rows/rows.jsonl")).unwrap();
+    let netty = rows
+        .iter()
+        .filter_map(|row| row.answer())
+        .find(|a| a.contains("from 4.1.106.Final"));
+    assert!(
+        netty.is_some_and(|answer| answer.contains("to 4.1.1")),
+        "stays on its branch: {netty:?}"
+    );
+    let input = [("rows", "@rows", out.join("rows/rows.jsonl"))];
+    let params = json!({"seed": 42, "group": ["group"], "stratify": "tool"});
+    run("data.split", params, &input, &out.join("split")).unwrap();
+}
