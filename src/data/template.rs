@@ -19,7 +19,7 @@
 //! What is not defined is an error, never an empty string.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Jinja, context};
@@ -74,7 +74,6 @@ fn fault(template: &str, line: Option<usize>, message: impl Into<String>) -> Dat
 }
 
 fn jinja_fault(template: &str, finding: Option<&Finding>, error: &minijinja::Error) -> DataError {
-    // An error inside a called macro or filter is the innermost one of this kind.
     let mut message = error.kind().to_string();
     if let Some(detail) = error.detail() {
         message = format!("{message}: {detail}");
@@ -276,7 +275,7 @@ impl Templates {
     }
 }
 
-fn read_table(path: &PathBuf) -> Result<Value, DataError> {
+fn read_table(path: &Path) -> Result<Value, DataError> {
     let text = files::read_text(path)?;
     let json = path.extension().is_some_and(|e| e == "json");
     let parsed = if json {

@@ -7,7 +7,8 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -216,10 +217,11 @@ pub fn import_findings(
             counts.raw += raw;
             for mut finding in report.findings {
                 finish(&mut finding, &options.strip);
-                if kept.contains_key(&finding.id) {
-                    counts.duplicates += 1;
-                } else {
-                    kept.insert(finding.id, finding);
+                match kept.entry(finding.id) {
+                    Entry::Occupied(_) => counts.duplicates += 1,
+                    Entry::Vacant(place) => {
+                        place.insert(finding);
+                    }
                 }
             }
             summary.reports.push(ReportSummary {

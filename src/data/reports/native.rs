@@ -145,7 +145,9 @@ fn checkov_check(check: &Node<'_>) -> Result<Finding, DataError> {
     finding.file = Some(file.trim_start_matches('/').to_owned());
     if let Some(range) = check.get("file_line_range")? {
         let lines = range.items()?;
-        finding.start_line = lines.first().map(Node::u64).transpose()?;
+        // Line 0 stands for the file as a whole.
+        let first = lines.first().map(Node::u64).transpose()?;
+        finding.start_line = first.map(|line| line.max(1));
         finding.end_line = lines.last().map(Node::u64).transpose()?;
     }
     if let Some(severity) = check.get("severity")? {

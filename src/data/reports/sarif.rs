@@ -109,14 +109,10 @@ fn message(message: &Node<'_>, rule: Option<&Node<'_>>) -> Result<String, DataEr
 
 fn locate(finding: &mut Finding, result: &Node<'_>) -> Result<(), DataError> {
     let locations = result.list("locations")?;
-    let Some(physical) = locations
-        .first()
-        .map(|l| l.get("physicalLocation"))
-        .transpose()?
-    else {
+    let Some(location) = locations.first() else {
         return Ok(());
     };
-    let Some(physical) = physical else {
+    let Some(physical) = location.get("physicalLocation")? else {
         return Ok(());
     };
     if let Some(artifact) = physical.get("artifactLocation")? {
