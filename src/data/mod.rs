@@ -12,6 +12,7 @@ mod leak;
 mod near;
 mod reports;
 mod row;
+mod select;
 mod split;
 mod stats;
 mod template;
@@ -27,6 +28,7 @@ pub use reports::{
     read_findings, read_report,
 };
 pub use row::{Content, Message, Role, Row, RowId};
+pub use select::select;
 pub use split::{SplitOptions, Splits, split};
 pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
 pub use template::{BuildSummary, Templates};

@@ -4,6 +4,7 @@ mod chart_loss;
 mod command;
 mod data_build;
 mod data_import;
+mod data_select;
 mod data_split;
 mod data_stats;
 mod eval_generate;
@@ -37,6 +38,7 @@ pub fn register(registry: &mut Registry) {
         .add::<findings_import::FindingsImport>()
         .add::<data_import::DataImport>()
         .add::<data_build::DataBuild>()
+        .add::<data_select::DataSelect>()
         .add::<data_split::DataSplit>()
         .add::<data_stats::DataStats>()
         .add::<tokenizer_train::TokenizerTrain>()
