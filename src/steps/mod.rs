@@ -15,3 +15,6 @@ pub fn register(registry: &mut Registry) {
     registry.add::<model_train::ModelTrain>();
     registry.add::<lora_train::LoraTrain>();
 }
+
+#[cfg(test)]
+mod tests;
