@@ -178,7 +178,8 @@ impl Sequences {
         };
         if let Content::Text(text) = &row.content {
             let tokens = tokenizer.encode_document(text).map_err(on_row)?;
-            return Ok(self.add_pieces(&tokens, max_length));
+            self.add_pieces(&tokens, max_length);
+            return Ok(());
         }
         let encoded = encode_chat(row, tokenizer)?;
         let first = match loss_on {

@@ -336,3 +336,63 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
         }
     }
 }
+
+/// Twenty steps of training with dropout, for every instruction set.
+#[test]
+fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
+    use super::batch::Sequences;
+    use super::optim::{AdamW, Schedule};
+    use super::train::{LogLine, LoraCore, Observer, Options, Progress, train};
+
+    struct Silent;
+    impl Observer for Silent {
+        fn line(&mut self, _: &LogLine) -> Result<(), crate::files::FileError> {
+            Ok(())
+        }
+        fn progress(&mut self, _: Progress) {}
+        fn cancelled(&self) -> bool {
+            false
+        }
+    }
+
+    let config = config(Family::Olmo2);
+    let options = Options {
+        seed: 1,
+        learning_rate: 1e-2,
+        schedule: Schedule::Cosine,
+        warmup_steps: 2,
+        adamw: AdamW {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+        },
+        clip_norm: 1.0,
+        epochs: 0,
+        max_steps: 20,
+        batch_tokens: 60,
+        accumulation: 2,
+        eval_every: 0,
+        log_every: 1,
+    };
+    let v = config.vocab_size;
+    let data = Sequences {
+        all: (0..9)
+            .map(|i| sequence(10 + 2 * i, v, i, i as u64))
+            .collect(),
+        ..Sequences::default()
+    };
+    let trained = |isa| {
+        let mut core = LoraCore {
+            decoder: random_decoder(&config, isa),
+            lora: random_lora(&config, 0.2),
+        };
+        train(&mut core, &data, None, &options, isa, &mut Silent).unwrap();
+        let values = core.lora.tensors.iter().flat_map(|t| &t.data);
+        values.map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    let scalar = trained(Isa::scalar());
+    for isa in Isa::available() {
+        assert!(trained(isa) == scalar, "{isa} differs from scalar");
+    }
+}

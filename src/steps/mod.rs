@@ -65,3 +65,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StepError> {
     text.push('\n');
     Ok(files::write(path, text)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{View, gemm};
+use super::gemm::{View, gemm_serial};
 use super::isa::{Isa, dispatched};
 use super::lanes;
 
@@ -86,7 +86,7 @@ pub fn attention(
                     );
                     let p = View::new(&scores, rows.len(), keys.len());
                     let o = &mut out[rows.start * shape.width..rows.end * shape.width];
-                    gemm(isa, p, part(v, &keys, shape.width), o, shape.width, false);
+                    gemm_serial(isa, p, part(v, &keys, shape.width), o, shape.width, false);
                 }
             }
         });
@@ -121,7 +121,7 @@ fn raw_scores(
 ) {
     scores.resize(rows.len() * keys.len(), 0.0);
     let (q, k) = (part(q, rows, shape.width), part(k, keys, shape.width));
-    gemm(isa, q, k.t(), scores, keys.len(), false);
+    gemm_serial(isa, q, k.t(), scores, keys.len(), false);
 }
 
 dispatched! {
@@ -157,6 +157,7 @@ pub struct Saved<'a> {
 }
 
 /// Writes the gradients of queries, keys and values, in their layouts.
+#[expect(clippy::too_many_arguments, reason = "three inputs and three outputs")]
 pub fn attention_backward(
     isa: Isa,
     shape: Shape,
@@ -232,10 +233,10 @@ impl<'a> Head<'a> {
         let p = View::new(p, rows.len(), keys.len());
         let ds = View::new(ds, rows.len(), keys.len());
         let (grad, q) = (part(self.grad, &rows, width), part(self.q, &rows, width));
-        gemm(isa, p.t(), grad, &mut dv[of(&keys)], width, true);
-        gemm(isa, ds.t(), q, &mut dk[of(&keys)], width, true);
+        gemm_serial(isa, p.t(), grad, &mut dv[of(&keys)], width, true);
+        gemm_serial(isa, ds.t(), q, &mut dk[of(&keys)], width, true);
         let k = part(self.k, &keys, width);
-        gemm(isa, ds, k, &mut dq[of(&rows)], width, false);
+        gemm_serial(isa, ds, k, &mut dq[of(&rows)], width, false);
     }
 }
 

@@ -7,6 +7,7 @@
 //! Geijn, "Anatomy of high-performance matrix multiplication", 2008.)
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -20,10 +21,10 @@ const MR: usize = 12;
 const NR: usize = 32;
 /// Columns of B that are packed at once.
 const NC: usize = 32 * NR;
-/// Rows of A that a task packs at once.
+/// Most rows of a task.
 const MC: usize = 8 * MR;
 /// Multiply-adds below which a product stays on one thread.
-const SMALL: usize = 1 << 18;
+const SMALL: usize = 1 << 20;
 
 type Tile = [f32; MR * NR];
 
@@ -124,26 +125,49 @@ fn pack_panel(b: View<'_>, col: usize, panel: &mut [f32]) {
     }
 }
 
-/// Packs rows `row..row + rows` and columns `from..to` of A into panels of [`MR`] rows.
-fn pack_rows(a: View<'_>, row: usize, rows: usize, from: usize, to: usize, out: &mut Vec<f32>) {
-    let depth = to - from;
-    out.clear();
-    out.resize(rows.div_ceil(MR) * MR * depth, 0.0);
-    for (i, panel) in out.chunks_exact_mut(MR * depth).enumerate() {
-        let first = row + i * MR;
-        let height = MR.min(row + rows - first);
-        if a.row_stride == 1 {
-            for (p, column) in panel.chunks_exact_mut(MR).enumerate() {
-                let start = (from + p) * a.col_stride + first;
-                column[..height].copy_from_slice(&a.data[start..start + height]);
-            }
-        } else {
-            for r in 0..height {
-                for (p, column) in panel.chunks_exact_mut(MR).enumerate() {
-                    column[r] = a.at(first + r, from + p);
+/// [`MR`] rows of A over one block of k, wherever they lie.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    data: &'a [f32],
+    row_stride: usize,
+    col_stride: usize,
+    depth: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows from `row` on, in place when all of them exist, else copied into
+    /// `buffer` and filled up with zeros.
+    fn new(a: View<'a>, row: usize, block: &Range<usize>, buffer: &'a mut Vec<f32>) -> Self {
+        let depth = block.len();
+        if row + MR <= a.rows {
+            let start = row * a.row_stride + block.start * a.col_stride;
+            return Rows {
+                data: &a.data[start..],
+                row_stride: a.row_stride,
+                col_stride: a.col_stride,
+                depth,
+            };
+        }
+        buffer.clear();
+        buffer.resize(MR * depth, 0.0);
+        for (r, line) in buffer.chunks_exact_mut(depth).enumerate() {
+            if row + r < a.rows {
+                for (p, out) in line.iter_mut().enumerate() {
+                    *out = a.at(row + r, block.start + p);
                 }
             }
         }
+        Rows {
+            data: buffer,
+            row_stride: depth,
+            col_stride: 1,
+            depth,
+        }
+    }
+
+    /// One more than the greatest index in use.
+    fn end(&self) -> usize {
+        (MR - 1) * self.row_stride + (self.depth - 1) * self.col_stride + 1
     }
 }
 
@@ -156,13 +180,7 @@ pub fn gemm(isa: Isa, a: View<'_>, b: View<'_>, c: &mut [f32], ldc: usize, accum
         return;
     }
     if small(a.rows, n, k) {
-        return PANELS.with_borrow_mut(|panels| {
-            panels.resize(n.div_ceil(NR) * NR * k, 0.0);
-            for (j, panel) in panels.chunks_exact_mut((k * NR).max(1)).enumerate() {
-                pack_panel(b, j * NR, panel);
-            }
-            multiply_rows(isa, a, 0, k, n, panels, c, ldc, accumulate);
-        });
+        return gemm_serial(isa, a, b, c, ldc, accumulate);
     }
     let mut col = 0;
     while col < n {
@@ -175,6 +193,26 @@ pub fn gemm(isa: Isa, a: View<'_>, b: View<'_>, c: &mut [f32], ldc: usize, accum
         gemm_packed(isa, a, &Packed::new(block), &mut c[col..], ldc, accumulate);
         col += width;
     }
+}
+
+/// [`gemm`] on the calling thread alone, for products inside of parallel work.
+pub fn gemm_serial(
+    isa: Isa,
+    a: View<'_>,
+    b: View<'_>,
+    c: &mut [f32],
+    ldc: usize,
+    accumulate: bool,
+) {
+    assert_eq!(a.cols, b.rows, "the sides of a product do not fit");
+    let (k, n) = (b.rows, b.cols);
+    PANELS.with_borrow_mut(|panels| {
+        panels.resize(n.div_ceil(NR) * NR * k, 0.0);
+        for (j, panel) in panels.chunks_exact_mut((k * NR).max(1)).enumerate() {
+            pack_panel(b, j * NR, panel);
+        }
+        multiply_rows(isa, a, 0, k, n, panels, c, ldc, accumulate);
+    });
 }
 
 /// [`gemm`] with a right side that was packed before.
@@ -208,7 +246,6 @@ fn small(m: usize, n: usize, k: usize) -> bool {
 thread_local! {
     /// Borrowed only while no other task can run on the thread.
     static PANELS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    static ROWS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The rows of C that lie in `c`, which begins at row `row` of A.
@@ -230,59 +267,39 @@ fn multiply_rows(
         (c.len() - n) / ldc + 1
     };
     let rows = held.min(a.rows - row);
-    let mut done = 0;
-    while done < rows {
-        let height = MC.min(rows - done);
-        let c = &mut c[done * ldc..];
-        if k == 0 && !accumulate {
-            for line in c.chunks_mut(ldc).take(height) {
-                line[..n].fill(0.0);
+    if k == 0 && !accumulate {
+        for line in c.chunks_mut(ldc).take(rows) {
+            line[..n].fill(0.0);
+        }
+    }
+    let mut buffer = Vec::new();
+    for from in (0..k).step_by(KC) {
+        let block = from..(from + KC).min(k);
+        let first = !accumulate && from == 0;
+        for (j, panel) in panels.chunks_exact(k * NR).enumerate() {
+            let panel = &panel[block.start * NR..block.end * NR];
+            let width = NR.min(n - j * NR);
+            for done in (0..rows).step_by(MR) {
+                let mut tile: Tile = [0.0; MR * NR];
+                let lines = Rows::new(a, row + done, &block, &mut buffer);
+                multiply_tile(isa, lines, panel, &mut tile);
+                let c = &mut c[done * ldc + j * NR..];
+                add_tile(&tile, c, ldc, MR.min(rows - done), width, first);
             }
         }
-        for from in (0..k).step_by(KC) {
-            let to = (from + KC).min(k);
-            ROWS.with_borrow_mut(|packed| {
-                pack_rows(a, row + done, height, from, to, packed);
-                let first = !accumulate && from == 0;
-                multiply_block(isa, packed, height, from..to, k, n, panels, c, ldc, first);
-            });
-        }
-        done += height;
     }
 }
 
-/// One block of k for the packed rows. With `first`, C is overwritten.
-#[expect(clippy::too_many_arguments, reason = "the parts of one product")]
-fn multiply_block(
-    isa: Isa,
-    packed: &[f32],
-    height: usize,
-    block: std::ops::Range<usize>,
-    k: usize,
-    n: usize,
-    panels: &[f32],
-    c: &mut [f32],
-    ldc: usize,
-    first: bool,
-) {
-    let depth = block.len();
-    let mut tile: Tile = [0.0; MR * NR];
-    for (j, panel) in panels.chunks_exact(k * NR).enumerate() {
-        let panel = &panel[block.start * NR..block.end * NR];
-        let width = NR.min(n - j * NR);
-        for (i, rows) in packed.chunks_exact(MR * depth).enumerate() {
-            multiply_tile(isa, rows, panel, &mut tile);
-            for r in 0..MR.min(height - i * MR) {
-                let start = (i * MR + r) * ldc + j * NR;
-                let line = &mut c[start..start + width];
-                let sums = &tile[r * NR..r * NR + width];
-                if first {
-                    line.copy_from_slice(sums);
-                } else {
-                    for (c, sum) in line.iter_mut().zip(sums) {
-                        *c += sum;
-                    }
-                }
+/// Adds the sums of a tile to C, or overwrites C with them when they are the `first`.
+#[inline]
+fn add_tile(tile: &Tile, c: &mut [f32], ldc: usize, height: usize, width: usize, first: bool) {
+    for (r, sums) in tile.chunks_exact(NR).take(height).enumerate() {
+        let line = &mut c[r * ldc..r * ldc + width];
+        if first {
+            line.copy_from_slice(&sums[..width]);
+        } else {
+            for (c, sum) in line.iter_mut().zip(sums) {
+                *c += sum;
             }
         }
     }
@@ -323,24 +340,30 @@ fn multiply_columns(
     }
 }
 
-/// The sums of one tile over one block: `rows` is [depth, MR], `panel` [depth, NR].
-fn multiply_tile(isa: Isa, rows: &[f32], panel: &[f32], tile: &mut Tile) {
-    assert!(rows.len() / MR <= panel.len() / NR);
+/// The sums of one tile over one block; `panel` is [depth, NR].
+fn multiply_tile(isa: Isa, rows: Rows<'_>, panel: &[f32], tile: &mut Tile) {
+    assert!(panel.len() == rows.depth * NR && rows.data.len() >= rows.end());
     match isa.0 {
         Level::Scalar => tile_scalar(rows, panel, tile),
         #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "an Isa exists only where the processor has it")]
+        #[expect(
+            unsafe_code,
+            reason = "the processor has the Isa, and the sizes are checked"
+        )]
         Level::Avx2 => unsafe { x86::tile_avx2(rows, panel, tile) },
         #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "an Isa exists only where the processor has it")]
+        #[expect(
+            unsafe_code,
+            reason = "the processor has the Isa, and the sizes are checked"
+        )]
         Level::Avx512 => unsafe { x86::tile_avx512(rows, panel, tile) },
     }
 }
 
-fn tile_scalar(rows: &[f32], panel: &[f32], tile: &mut Tile) {
-    tile.fill(0.0);
-    for (a, b) in rows.chunks_exact(MR).zip(panel.chunks_exact(NR)) {
-        for (a, line) in a.iter().zip(tile.chunks_exact_mut(NR)) {
+fn tile_scalar(rows: Rows<'_>, panel: &[f32], tile: &mut Tile) {
+    for (p, b) in panel.chunks_exact(NR).enumerate() {
+        for (r, line) in tile.chunks_exact_mut(NR).enumerate() {
+            let a = rows.data[r * rows.row_stride + p * rows.col_stride];
             for (sum, b) in line.iter_mut().zip(b) {
                 *sum = a.mul_add(*b, *sum);
             }
@@ -350,27 +373,33 @@ fn tile_scalar(rows: &[f32], panel: &[f32], tile: &mut Tile) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{MR, NR, Tile};
+    use super::{MR, NR, Rows, Tile};
     use std::arch::x86_64::*;
 
     /// All 12 × 32 sums in 24 registers.
-    #[expect(unsafe_code, reason = "vector loads and stores inside checked slices")]
+    ///
+    /// # Safety
+    /// `panel` holds `rows.depth` lines and `rows.data` reaches `rows.end()`.
+    #[expect(
+        unsafe_code,
+        reason = "vector loads inside slices that the caller checked"
+    )]
     #[target_feature(enable = "avx512f")]
-    pub fn tile_avx512(rows: &[f32], panel: &[f32], tile: &mut Tile) {
+    pub unsafe fn tile_avx512(rows: Rows<'_>, panel: &[f32], tile: &mut Tile) {
         let mut sums = [[_mm512_setzero_ps(); 2]; MR];
-        for (a, b) in rows.chunks_exact(MR).zip(panel.chunks_exact(NR)) {
-            // SAFETY: `b` holds 32 elements.
-            let b = unsafe {
-                [
-                    _mm512_loadu_ps(b.as_ptr()),
-                    _mm512_loadu_ps(b.as_ptr().add(16)),
-                ]
-            };
-            for r in 0..MR {
-                let a = _mm512_set1_ps(a[r]);
-                sums[r][0] = _mm512_fmadd_ps(a, b[0], sums[r][0]);
-                sums[r][1] = _mm512_fmadd_ps(a, b[1], sums[r][1]);
+        let (mut a, mut b) = (rows.data.as_ptr(), panel.as_ptr());
+        for _ in 0..rows.depth {
+            // SAFETY: a line of `panel` and a column of `rows`, as promised.
+            unsafe {
+                let line = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm512_set1_ps(*a.add(r * rows.row_stride));
+                    sums[0] = _mm512_fmadd_ps(a, line[0], sums[0]);
+                    sums[1] = _mm512_fmadd_ps(a, line[1], sums[1]);
+                }
             }
+            a = a.wrapping_add(rows.col_stride);
+            b = b.wrapping_add(NR);
         }
         for (line, sums) in tile.chunks_exact_mut(NR).zip(sums) {
             // SAFETY: `line` holds 32 elements.
@@ -382,25 +411,32 @@ mod x86 {
     }
 
     /// Four parts of 6 × 16 sums, each in 12 registers.
-    #[expect(unsafe_code, reason = "vector loads and stores inside checked slices")]
+    ///
+    /// # Safety
+    /// As for [`tile_avx512`].
+    #[expect(
+        unsafe_code,
+        reason = "vector loads inside slices that the caller checked"
+    )]
     #[target_feature(enable = "avx2,fma")]
-    pub fn tile_avx2(rows: &[f32], panel: &[f32], tile: &mut Tile) {
+    pub unsafe fn tile_avx2(rows: Rows<'_>, panel: &[f32], tile: &mut Tile) {
         const HEIGHT: usize = MR / 2;
         for (top, left) in [(0, 0), (0, 16), (HEIGHT, 0), (HEIGHT, 16)] {
             let mut sums = [[_mm256_setzero_ps(); 2]; HEIGHT];
-            for (a, b) in rows.chunks_exact(MR).zip(panel.chunks_exact(NR)) {
-                // SAFETY: `b` holds 32 elements and `left` is at most 16.
-                let b = unsafe {
-                    [
-                        _mm256_loadu_ps(b.as_ptr().add(left)),
-                        _mm256_loadu_ps(b.as_ptr().add(left + 8)),
-                    ]
-                };
-                for r in 0..HEIGHT {
-                    let a = _mm256_set1_ps(a[top + r]);
-                    sums[r][0] = _mm256_fmadd_ps(a, b[0], sums[r][0]);
-                    sums[r][1] = _mm256_fmadd_ps(a, b[1], sums[r][1]);
+            let mut a = rows.data.as_ptr().wrapping_add(top * rows.row_stride);
+            let mut b = panel.as_ptr().wrapping_add(left);
+            for _ in 0..rows.depth {
+                // SAFETY: half a line of `panel` and of a column of `rows`, as promised.
+                unsafe {
+                    let line = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(r * rows.row_stride));
+                        sums[0] = _mm256_fmadd_ps(a, line[0], sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, line[1], sums[1]);
+                    }
                 }
+                a = a.wrapping_add(rows.col_stride);
+                b = b.wrapping_add(NR);
             }
             let lines = tile.chunks_exact_mut(NR).skip(top);
             for (line, sums) in lines.zip(sums) {
