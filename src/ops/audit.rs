@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
 use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect, registry};
 use crate::event::{Event, Sink};
-use crate::exec::{End, Executor, LocalExecutor, WorkFolder, prepare};
+use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
 use crate::files::{self, PathContext};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::StepName;
@@ -15,6 +16,12 @@ use crate::plan::{Decided, Planner, Provenance, Settled, Verdict};
 use crate::record::differences;
 use crate::step::{Input, Purity, Registry, StepError};
 use crate::store::{Entry, LocalStore, StatCache, Store, StoreError};
+
+/// How often a running step's audit looks whether it was stopped.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many of the last lines of a failed step's log are shown.
+const LOG_TAIL: usize = 10;
 
 /// What an audit found, step by step in build order.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -58,7 +65,9 @@ pub fn audit(
     let registry = registry();
     let (graph, _) = workspace.load(&options.overrides, &registry)?;
     let targets = find_steps(&graph, &options.targets)?;
-    let _lock = wait_for_lock(workspace, &graph, sink)?;
+    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
+        return Ok(AuditReport::default());
+    };
     let (store, _) = workspace.open_store()?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);
@@ -153,7 +162,7 @@ impl Audit<'_> {
     ) -> Result<Audited, OpsError> {
         let node = self.graph.node(id);
         if self.cancel.load(Ordering::Relaxed) {
-            return Ok(Audited::NotAudited("the audit was stopped".to_owned()));
+            return Ok(stopped());
         }
         if node.purity == Purity::External {
             return Ok(Audited::NotAudited("it acts on the world".to_owned()));
@@ -166,7 +175,8 @@ impl Audit<'_> {
         let work = WorkFolder::create(self.clean.join(node.name.as_str()).join("work"))?;
         let audited = match self.run(id, decided, &work, sink)? {
             Ok(()) => self.compare(entry, &work),
-            Err(error) => Audited::Differs(vec![format!("it failed: {error:?}")]),
+            Err(_) if self.cancel.load(Ordering::Relaxed) => stopped(),
+            Err(error) => Audited::Differs(failure(&error, &work)),
         };
         files::remove(&self.clean.join(node.name.as_str()))?;
         Ok(audited)
@@ -196,12 +206,17 @@ impl Audit<'_> {
         };
         let step = node.name.clone();
         let stop = running.stopper();
-        let result = running.wait(&mut |progress| {
-            if self.cancel.load(Ordering::Relaxed) {
-                stop(crate::exec::Stop::Kill);
-            }
-            let step = step.clone();
-            sink.event(&Event::StepProgress { step, progress });
+        let ended = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            // The wait itself does not return before the step ends.
+            let watcher = scope.spawn(|| kill_if_cancelled(stop, self.cancel, &ended));
+            let result = running.wait(&mut |progress| {
+                let step = step.clone();
+                sink.event(&Event::StepProgress { step, progress });
+            });
+            ended.store(true, Ordering::Relaxed);
+            watcher.thread().unpark();
+            result
         });
         Ok(match result.end {
             End::Finished => Ok(()),
@@ -253,6 +268,32 @@ impl Audit<'_> {
             true => Audited::Same,
             false => Audited::Differs(lines),
         }
+    }
+}
+
+fn stopped() -> Audited {
+    Audited::NotAudited("the audit was stopped".to_owned())
+}
+
+/// How a step failed that had worked in the build, with the end of its log.
+fn failure(error: &StepError, work: &WorkFolder) -> Vec<String> {
+    let mut lines = vec![format!("it failed: {}", error.message)];
+    lines.extend(error.causes.iter().cloned());
+    let log = std::fs::read(work.log()).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let log: Vec<&str> = log.lines().collect();
+    let tail = log[log.len().saturating_sub(LOG_TAIL)..].iter();
+    lines.extend(tail.map(|line| format!("| {line}")));
+    lines
+}
+
+/// Kills a step when the user stops the audit; returns when the step has ended.
+fn kill_if_cancelled(stop: impl Fn(Stop), cancel: &AtomicBool, ended: &AtomicBool) {
+    while !ended.load(Ordering::Relaxed) {
+        if cancel.load(Ordering::Relaxed) {
+            stop(Stop::Kill);
+        }
+        std::thread::park_timeout(LOOK_EVERY);
     }
 }
 
