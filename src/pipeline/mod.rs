@@ -128,12 +128,31 @@ fn syntax(text: &str) -> Result<DeTable<'_>, Vec<Diagnostic>> {
             let (a, b) = (other.start.min(span.start), other.start.max(span.start));
             !text.get(a..b).unwrap_or_default().contains('\n')
         };
-        if !list.iter().any(same_line) {
+        let follows = |other: &Diagnostic| {
+            error.message() == DUPLICATE && follows(text, other.span.as_ref(), &span)
+        };
+        if !list.iter().any(|other| same_line(other) || follows(other)) {
             let message = format!("the file is not TOML: {}", error.message());
             list.push(Diagnostic::error(span, message));
         }
     }
     Err(list)
+}
+
+/// How the parser names a key that is there already.
+const DUPLICATE: &str = "duplicate key";
+
+/// Whether the fault at `later` is in the table whose header has a fault at
+/// `header`: the keys of a table that is there already are there already too.
+fn follows(text: &str, header: Option<&Span>, later: &Span) -> bool {
+    let Some(header) = header else {
+        return false;
+    };
+    let before = text.get(..header.start).unwrap_or_default();
+    let line = before.rfind('\n').map_or(0, |end| end + 1);
+    let is_header = text[line..].trim_start().starts_with('[');
+    let between = text.get(header.end..later.start).unwrap_or_default();
+    is_header && !between.contains("\n[")
 }
 
 /// The tables of the file before the parameters are filled in.
