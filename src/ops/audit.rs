@@ -1,8 +1,9 @@
 //! Auditing: each step is done again from its recorded inputs in a clean folder elsewhere, and the digests are compared.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
@@ -12,7 +13,7 @@ use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
 use crate::files::{self, PathContext};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::StepName;
-use crate::plan::{Decided, Planner, Provenance, Settled, Verdict};
+use crate::plan::{Decided, Key, Planner, Provenance, Settled, Verdict};
 use crate::record::differences;
 use crate::step::{Input, Purity, Registry, StepError};
 use crate::store::{Entry, LocalStore, StatCache, Store, StoreError};
@@ -173,11 +174,25 @@ impl Audit<'_> {
             key: decided.key,
         });
         let work = WorkFolder::create(self.clean.join(node.name.as_str()).join("work"))?;
-        let audited = match self.run(id, decided, &work, sink)? {
-            Ok(()) => self.compare(entry, &work),
-            Err(_) if self.cancel.load(Ordering::Relaxed) => stopped(),
-            Err(error) => Audited::Differs(failure(&error, &work)),
+        let started = Instant::now();
+        let outcome = self.run(id, decided, &work, sink)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let (step, key) = (node.name.clone(), decided.key);
+        let (audited, event) = match outcome {
+            Ok(()) => {
+                let audited = self.compare(entry, &work);
+                let event = finished(step, key, seconds, &audited);
+                (audited, event)
+            }
+            Err(_) if self.cancel.load(Ordering::Relaxed) => {
+                (stopped(), Event::StepCancelled { step })
+            }
+            Err(error) => {
+                let audited = Audited::Differs(failure(&error, &work));
+                (audited, failed(step, error))
+            }
         };
+        sink.event(&event);
         files::remove(&self.clean.join(node.name.as_str()))?;
         Ok(audited)
     }
@@ -268,6 +283,27 @@ impl Audit<'_> {
             true => Audited::Same,
             false => Audited::Differs(lines),
         }
+    }
+}
+
+fn finished(step: StepName, key: Key, seconds: f64, audited: &Audited) -> Event {
+    Event::StepFinished {
+        step,
+        key,
+        seconds,
+        peak_memory: None,
+        facts: BTreeMap::new(),
+        unchanged: *audited == Audited::Same,
+    }
+}
+
+/// The log's end is in the report.
+fn failed(step: StepName, error: StepError) -> Event {
+    Event::StepFailed {
+        step,
+        error,
+        log_tail: Vec::new(),
+        log: None,
     }
 }
 
