@@ -270,6 +270,14 @@ fn an_audit_of_what_was_never_built_says_so() {
 }
 
 #[test]
+fn every_step_that_an_audit_begins_is_told_to_end() {
+    let space = steady();
+    let run = space.start(&["audit"]).end();
+    assert_eq!(run.steps("step-started"), ["first", "second"]);
+    assert_eq!(run.steps("step-finished"), ["first", "second"]);
+}
+
+#[test]
 fn an_audit_takes_no_edited_output_for_an_input() {
     let space = steady();
     space.write("cache/out/main/first/out/one", "edited\n");
@@ -289,6 +297,7 @@ fn an_audit_can_be_interrupted() {
     running.signal(Signal::INT);
     let run = running.end();
     assert_eq!(run.code, Some(130), "{run}");
+    assert_eq!(run.steps("step-cancelled"), ["a"]);
     assert!(
         run.out.contains("not audited: the audit was stopped"),
         "{run}"
