@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Something could not be done with a path.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +177,9 @@ impl Stat {
     }
 }
 
+/// How often a lock that another process holds is asked for.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+
 /// An exclusive advisory lock on a file; it dies with the process that holds it.
 pub struct Lock(File);
 
@@ -194,12 +199,14 @@ impl fmt::Display for Holder {
 
 impl Lock {
     /// Takes the lock and writes `holder` into it for others to read. When
-    /// somebody has it, `waiting` is called once and the call blocks.
+    /// somebody has it, `waiting` is called once and the call waits; none if
+    /// `cancel` was set meanwhile.
     pub fn acquire(
         path: &Path,
         holder: &str,
+        cancel: &AtomicBool,
         waiting: impl FnOnce(Holder),
-    ) -> Result<Self, FileError> {
+    ) -> Result<Option<Self>, FileError> {
         if let Some(folder) = path.parent() {
             create_dir(folder)?;
         }
@@ -217,13 +224,15 @@ impl Lock {
                 // Only for the message: an unreadable holder is "another process".
                 let _ = file.read_to_string(&mut text);
                 waiting(Holder(text.trim().to_owned()));
-                file.lock().on("lock", path)?;
+                if !wait_for_lock(&file, cancel).on("lock", path)? {
+                    return Ok(None);
+                }
             }
             Err(fs::TryLockError::Error(e)) => return Err(e).on("lock", path),
         }
         let mut lock = Lock(file);
         lock.write_holder(holder).on("write", path)?;
-        Ok(lock)
+        Ok(Some(lock))
     }
 
     fn write_holder(&mut self, holder: &str) -> io::Result<()> {
@@ -231,6 +240,19 @@ impl Lock {
         self.0.rewind()?;
         self.0.write_all(holder.as_bytes())
     }
+}
+
+/// Asks again and again, for a call that blocks would not see `cancel`: it is
+/// taken up again after a signal. Returns whether the lock was had.
+fn wait_for_lock(file: &File, cancel: &AtomicBool) -> io::Result<bool> {
+    while !cancel.load(Ordering::Relaxed) {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(ASK_EVERY),
+            Err(fs::TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Ok(false)
 }
 
 /// `path` relative to `base` where it lies below it, for messages and records.
@@ -279,17 +301,22 @@ mod tests {
     fn a_second_lock_waits_and_learns_for_whom() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let first = Lock::acquire(&path, "pid 1, building x", |_| panic!("free")).unwrap();
+        let go = &AtomicBool::new(false);
+        let first = Lock::acquire(&path, "pid 1, building x", go, |_| panic!("free")).unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let other = path.clone();
         let waiter = std::thread::spawn(move || {
-            Lock::acquire(&other, "pid 2", |holder| {
+            let go = &AtomicBool::new(false);
+            Lock::acquire(&other, "pid 2", go, |holder| {
                 sender.send(holder.to_string()).unwrap()
             })
-            .unwrap();
+            .unwrap()
         });
         assert_eq!(receiver.recv().unwrap(), "pid 1, building x");
+        let stop = &AtomicBool::new(true);
+        let none = Lock::acquire(&path, "pid 3", stop, |_| {}).unwrap();
+        assert!(none.is_none(), "told to stop while another has it");
         drop(first);
-        waiter.join().unwrap();
+        assert!(waiter.join().unwrap().is_some());
     }
 }

@@ -245,6 +245,8 @@ impl<'a, 's> Run<'a, 's> {
         match &decided.verdict {
             Verdict::UpToDate => {
                 self.summary.up_to_date += 1;
+                let verdict = Verdict::UpToDate;
+                self.emit(Event::StepDecided { step, verdict });
                 let outputs = entry_outputs(&decided);
                 self.settle(id, decided, outputs);
             }

@@ -1,20 +1,28 @@
 //! Auditing: each step is done again from its recorded inputs in a clean folder elsewhere, and the digests are compared.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
 use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect, registry};
 use crate::event::{Event, Sink};
-use crate::exec::{End, Executor, LocalExecutor, WorkFolder, prepare};
+use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
 use crate::files::{self, PathContext};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::StepName;
-use crate::plan::{Decided, Planner, Provenance, Settled, Verdict};
+use crate::plan::{Decided, Key, Planner, Provenance, Settled, Verdict};
 use crate::record::differences;
 use crate::step::{Input, Purity, Registry, StepError};
 use crate::store::{Entry, LocalStore, StatCache, Store, StoreError};
+
+/// How often a running step's audit looks whether it was stopped.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many of the last lines of a failed step's log are shown.
+const LOG_TAIL: usize = 10;
 
 /// What an audit found, step by step in build order.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -58,7 +66,9 @@ pub fn audit(
     let registry = registry();
     let (graph, _) = workspace.load(&options.overrides, &registry)?;
     let targets = find_steps(&graph, &options.targets)?;
-    let _lock = wait_for_lock(workspace, &graph, sink)?;
+    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
+        return Ok(AuditReport::default());
+    };
     let (store, _) = workspace.open_store()?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);
@@ -153,7 +163,7 @@ impl Audit<'_> {
     ) -> Result<Audited, OpsError> {
         let node = self.graph.node(id);
         if self.cancel.load(Ordering::Relaxed) {
-            return Ok(Audited::NotAudited("the audit was stopped".to_owned()));
+            return Ok(stopped());
         }
         if node.purity == Purity::External {
             return Ok(Audited::NotAudited("it acts on the world".to_owned()));
@@ -164,10 +174,25 @@ impl Audit<'_> {
             key: decided.key,
         });
         let work = WorkFolder::create(self.clean.join(node.name.as_str()).join("work"))?;
-        let audited = match self.run(id, decided, &work, sink)? {
-            Ok(()) => self.compare(entry, &work),
-            Err(error) => Audited::Differs(vec![format!("it failed: {error:?}")]),
+        let started = Instant::now();
+        let outcome = self.run(id, decided, &work, sink)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let (step, key) = (node.name.clone(), decided.key);
+        let (audited, event) = match outcome {
+            Ok(()) => {
+                let audited = self.compare(entry, &work);
+                let event = finished(step, key, seconds, &audited);
+                (audited, event)
+            }
+            Err(_) if self.cancel.load(Ordering::Relaxed) => {
+                (stopped(), Event::StepCancelled { step })
+            }
+            Err(error) => {
+                let audited = Audited::Differs(failure(&error, &work));
+                (audited, failed(step, error))
+            }
         };
+        sink.event(&event);
         files::remove(&self.clean.join(node.name.as_str()))?;
         Ok(audited)
     }
@@ -196,12 +221,17 @@ impl Audit<'_> {
         };
         let step = node.name.clone();
         let stop = running.stopper();
-        let result = running.wait(&mut |progress| {
-            if self.cancel.load(Ordering::Relaxed) {
-                stop(crate::exec::Stop::Kill);
-            }
-            let step = step.clone();
-            sink.event(&Event::StepProgress { step, progress });
+        let ended = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            // The wait itself does not return before the step ends.
+            let watcher = scope.spawn(|| kill_if_cancelled(stop, self.cancel, &ended));
+            let result = running.wait(&mut |progress| {
+                let step = step.clone();
+                sink.event(&Event::StepProgress { step, progress });
+            });
+            ended.store(true, Ordering::Relaxed);
+            watcher.thread().unpark();
+            result
         });
         Ok(match result.end {
             End::Finished => Ok(()),
@@ -253,6 +283,53 @@ impl Audit<'_> {
             true => Audited::Same,
             false => Audited::Differs(lines),
         }
+    }
+}
+
+fn finished(step: StepName, key: Key, seconds: f64, audited: &Audited) -> Event {
+    Event::StepFinished {
+        step,
+        key,
+        seconds,
+        peak_memory: None,
+        facts: BTreeMap::new(),
+        unchanged: *audited == Audited::Same,
+    }
+}
+
+/// The log's end is in the report.
+fn failed(step: StepName, error: StepError) -> Event {
+    Event::StepFailed {
+        step,
+        error,
+        log_tail: Vec::new(),
+        log: None,
+    }
+}
+
+fn stopped() -> Audited {
+    Audited::NotAudited("the audit was stopped".to_owned())
+}
+
+/// How a step failed that had worked in the build, with the end of its log.
+fn failure(error: &StepError, work: &WorkFolder) -> Vec<String> {
+    let mut lines = vec![format!("it failed: {}", error.message)];
+    lines.extend(error.causes.iter().cloned());
+    let log = std::fs::read(work.log()).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let log: Vec<&str> = log.lines().collect();
+    let tail = log[log.len().saturating_sub(LOG_TAIL)..].iter();
+    lines.extend(tail.map(|line| format!("| {line}")));
+    lines
+}
+
+/// Kills a step when the user stops the audit; returns when the step has ended.
+fn kill_if_cancelled(stop: impl Fn(Stop), cancel: &AtomicBool, ended: &AtomicBool) {
+    while !ended.load(Ordering::Relaxed) {
+        if cancel.load(Ordering::Relaxed) {
+            stop(Stop::Kill);
+        }
+        std::thread::park_timeout(LOOK_EVERY);
     }
 }
 

@@ -72,7 +72,10 @@ pub fn build(
     let mut forced = find_steps(&graph, &options.force)?;
     forced.sort();
     let targets = find_steps(&graph, &options.targets)?;
-    let _lock = wait_for_lock(workspace, &graph, sink)?;
+    let steps = needed(&graph, &targets);
+    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
+        return Ok(nothing_begun(&steps));
+    };
     let (store, warning) = workspace.open_store()?;
     if let Some(message) = warning {
         sink.event(&Event::Warning { message });
@@ -85,18 +88,27 @@ pub fn build(
         options,
         run: run_name(),
     };
-    let summary = build.run(&needed(&graph, &targets), &forced, cancel, sink)?;
+    let summary = build.run(&steps, &forced, cancel, sink)?;
     let seconds = started.elapsed().as_secs_f64();
     sink.event(&Event::RunFinished { summary, seconds });
     Ok(summary)
 }
 
-/// One build at a time per store.
+/// The summary of a run that was stopped before its turn came.
+fn nothing_begun(steps: &[StepId]) -> Summary {
+    Summary {
+        cancelled: steps.len(),
+        ..Summary::default()
+    }
+}
+
+/// One build at a time per store; none if the user stopped the waiting.
 pub(super) fn wait_for_lock(
     workspace: &Workspace,
     graph: &Graph,
+    cancel: &AtomicBool,
     sink: &mut dyn Sink,
-) -> Result<BuildLock, OpsError> {
+) -> Result<Option<BuildLock>, OpsError> {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
     let holder = format!(
         "process {}, which has been at '{}' since {now}",
@@ -104,7 +116,7 @@ pub(super) fn wait_for_lock(
         graph.name
     );
     let path = workspace.cache.join("lock");
-    Ok(BuildLock::acquire(&path, &holder, |holder| {
+    Ok(BuildLock::acquire(&path, &holder, cancel, |holder| {
         let holder = holder.to_string();
         sink.event(&Event::Waiting { holder });
     })?)

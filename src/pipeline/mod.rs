@@ -84,14 +84,15 @@ impl RawStep {
 impl Pipeline {
     /// Reads a pipeline file.
     ///
-    /// Fails with everything that is wrong with it, as far as that can be told
-    /// without knowing the kinds.
+    /// Fails with everything that is wrong with it (the warnings among it),
+    /// as far as that can be told without knowing the kinds.
     pub fn parse(source: Source, overrides: &Overrides) -> Result<Pipeline, Diagnostics> {
-        let (pipeline, faults) = Self::read(source, overrides)?;
-        match faults.is_empty() {
-            true => Ok(pipeline),
-            false => Err(Diagnostics::new(pipeline.source, faults)),
+        let (mut pipeline, mut faults) = Self::read(source, overrides)?;
+        if faults.is_empty() {
+            return Ok(pipeline);
         }
+        faults.append(&mut pipeline.warnings);
+        Err(Diagnostics::new(pipeline.source, faults))
     }
 
     /// Like [`Pipeline::parse`], but also gives what could be read of a file
@@ -113,8 +114,7 @@ impl Pipeline {
     }
 }
 
-/// Parses TOML, reporting the first fault of each line and, since a table that
-/// occurs twice repeats its keys, the first repetition.
+/// Parses TOML, reporting the first fault of each line.
 fn syntax(text: &str) -> Result<DeTable<'_>, Vec<Diagnostic>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
@@ -128,15 +128,31 @@ fn syntax(text: &str) -> Result<DeTable<'_>, Vec<Diagnostic>> {
             let (a, b) = (other.start.min(span.start), other.start.max(span.start));
             !text.get(a..b).unwrap_or_default().contains('\n')
         };
-        let message = format!("the file is not TOML: {}", error.message());
-        let again = |other: &Diagnostic| {
-            same_line(other) || (other.message == message && message.ends_with("duplicate key"))
+        let follows = |other: &Diagnostic| {
+            error.message() == DUPLICATE && follows(text, other.span.as_ref(), &span)
         };
-        if !list.iter().any(again) {
+        if !list.iter().any(|other| same_line(other) || follows(other)) {
+            let message = format!("the file is not TOML: {}", error.message());
             list.push(Diagnostic::error(span, message));
         }
     }
     Err(list)
+}
+
+/// How the parser names a key that is there already.
+const DUPLICATE: &str = "duplicate key";
+
+/// Whether the fault at `later` is in the table whose header has a fault at
+/// `header`: the keys of a table that is there already are there already too.
+fn follows(text: &str, header: Option<&Span>, later: &Span) -> bool {
+    let Some(header) = header else {
+        return false;
+    };
+    let before = text.get(..header.start).unwrap_or_default();
+    let line = before.rfind('\n').map_or(0, |end| end + 1);
+    let is_header = text[line..].trim_start().starts_with('[');
+    let between = text.get(header.end..later.start).unwrap_or_default();
+    is_header && !between.contains("\n[")
 }
 
 /// The tables of the file before the parameters are filled in.

@@ -1,0 +1,548 @@
+//! What goes wrong: killed builds and steps, bad outputs, interrupts, damaged files. The next build goes on from it.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Running, Space, is_alive, wait_for};
+
+/// A step that copies its input to its output, waiting for the file `go` if
+/// its input says `wait`.
+const COPY: &str = r#"
+[steps.copy]
+uses = "command"
+run = '''
+echo copy >> RUNS
+head -n 1 ${inputs.text} > ${outputs.text}
+echo $$ > OUTSIDE/pid
+if grep -q wait ${inputs.text}; then
+    while ! test -e OUTSIDE/go; do sleep 0.02; done
+fi
+cat ${inputs.text} > ${outputs.text}
+'''
+inputs = { text = "data/text.txt" }
+outputs = { text = "copy.txt" }
+"#;
+
+const OUT: &str = "cache/out/main/copy/copy.txt";
+
+/// [`COPY`], built once.
+fn copy() -> Space {
+    let space = Space::new(COPY);
+    space.write("data/text.txt", "one\n");
+    assert_eq!(space.rerun(), ["copy"]);
+    fs::remove_file(space.outside("pid")).unwrap();
+    space
+}
+
+/// [`COPY`] in the middle of its step, and the step's process.
+fn in_the_middle(space: &Space) -> (Running, String) {
+    space.write("data/text.txt", "two\nwait\n");
+    let running = space.start(&["build", "--grace", "30"]);
+    let pid = wait_for("the step's start", || {
+        let pid = fs::read_to_string(space.outside("pid")).ok()?;
+        pid.ends_with('\n').then(|| pid.trim().to_owned())
+    });
+    (running, pid)
+}
+
+/// Lets the step of [`COPY`] go on.
+fn go(space: &Space) {
+    fs::write(space.outside("go"), "").unwrap();
+}
+
+/// One step that runs `script`, with one output `out.txt`.
+fn script(script: &str) -> Space {
+    Space::new(&format!(
+        "[steps.a]\nuses = 'command'\nrun = '''echo a >> RUNS\n{script}\n'''\n\
+         outputs = {{ text = 'out.txt' }}\n"
+    ))
+}
+
+// Killed
+
+#[test]
+fn a_build_killed_in_the_middle_of_a_step_goes_on_with_the_next_one() {
+    let space = copy();
+    let (running, pid) = in_the_middle(&space);
+    running.signal(Signal::KILL);
+    assert_eq!(running.end().signal, Some(9));
+    wait_for("the step dies with its build", || {
+        (!is_alive(&pid)).then_some(())
+    });
+    assert_eq!(
+        space.read(OUT),
+        "one\n",
+        "the last good output is untouched"
+    );
+    space.ran();
+    go(&space);
+    let run = space.built(&[]);
+    assert_eq!(space.ran(), ["copy"]);
+    let reasons = format!("{:?}", run.reasons("copy"));
+    assert!(reasons.contains("did-not-finish"), "{reasons}");
+    assert_eq!(run.of_kind("waiting").len(), 0, "no lock is left");
+    assert_eq!(space.read(OUT), "two\nwait\n");
+    let work = fs::read_dir(space.path("cache/work")).map_or(0, Iterator::count);
+    assert_eq!(work, 0, "no work folder is left");
+}
+
+#[test]
+fn a_killed_build_leaves_the_store_whole() {
+    let space = copy();
+    let (running, _) = in_the_middle(&space);
+    running.signal(Signal::KILL);
+    running.end();
+    assert_eq!(space.retune(&["verify"]).code, Some(0));
+    space.write("data/text.txt", "one\n");
+    space.ran();
+    let run = space.built(&[]);
+    assert_eq!(
+        (run.total("up_to_date"), space.ran().len()),
+        (1, 0),
+        "{run}"
+    );
+}
+
+#[test]
+fn a_step_whose_process_is_killed_fails_with_a_hint() {
+    let space = copy();
+    let (running, pid) = in_the_middle(&space);
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let run = running.end();
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.err.contains("was killed by signal 9"), "{run}");
+    assert!(
+        run.err
+            .contains("hint: the system kills processes like this when memory runs out")
+    );
+    assert_eq!(space.read(OUT), "one\n");
+}
+
+// Failing steps
+
+#[test]
+fn a_step_that_fails_after_a_part_of_its_output_never_counts() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo a >> RUNS; echo part > out.txt; cat ${inputs.text} >> out.txt; test ! -e OUTSIDE/bad"
+        inputs = { text = "data/text.txt" }
+        outputs = { text = "out.txt" }
+        [steps.b]
+        uses = "command"
+        run = "echo b >> RUNS; cp ${inputs.text} b.txt"
+        inputs = { text = "@a" }
+        outputs = { text = "b.txt" }
+        "#,
+    );
+    space.write("data/text.txt", "one\n");
+    assert_eq!(space.rerun(), ["a", "b"]);
+    space.write("data/text.txt", "two\n");
+    fs::write(space.outside("bad"), "").unwrap();
+    for _ in 0..3 {
+        let run = space.build(&[]);
+        assert_eq!(
+            (run.code, space.ran()),
+            (Some(1), vec!["a".to_owned()]),
+            "{run}"
+        );
+        assert_eq!((run.total("failed"), run.total("skipped")), (1, 1));
+        assert_eq!(space.read("cache/out/main/a/out.txt"), "part\none\n");
+        assert_eq!(space.read("cache/out/main/b/b.txt"), "part\none\n");
+        assert_eq!(space.retune(&["plan", "--check"]).code, Some(2));
+    }
+    fs::remove_file(space.outside("bad")).unwrap();
+    let run = space.built(&[]);
+    assert_eq!(space.ran(), ["a", "b"], "{run}");
+    assert_eq!(space.read("cache/out/main/b/b.txt"), "part\ntwo\n");
+}
+
+#[test]
+fn the_end_of_a_failed_steps_log_is_shown_and_the_whole_kept() {
+    let space = script("for i in $(seq 40); do echo line $i; done; echo last words >&2; exit 7");
+    let run = space.build(&[]);
+    assert!(
+        run.err.contains("the program ended with exit code 7"),
+        "{run}"
+    );
+    assert!(run.err.contains("line 40\n  | last words"), "{run}");
+    assert!(!run.err.contains("line 10\n"), "{run}");
+    let failed = run.of_kind("step-failed")[0];
+    let log = fs::read_to_string(failed["log"].as_str().unwrap()).unwrap();
+    assert!(
+        log.starts_with("line 1\n") && log.ends_with("last words\n"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_missing_output_is_a_failure() {
+    let space = script("echo x > wrong.txt");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1));
+    assert!(
+        run.err.contains("output 'text' (out.txt) was not written"),
+        "{run}"
+    );
+    assert_eq!(space.build(&[]).code, Some(1), "and again");
+    assert_eq!(space.ran(), ["a", "a"]);
+}
+
+#[test]
+fn an_output_of_the_wrong_shape_is_a_failure() {
+    let run = script("mkdir out.txt").build(&[]);
+    assert_eq!(run.code, Some(1));
+    assert!(
+        run.err
+            .contains("output 'text' (out.txt) is a folder, not a file"),
+        "{run}"
+    );
+    let space = script("echo x > out");
+    space.edit("'out.txt'", "'out/'");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("is a file, not a folder"), "{run}");
+}
+
+#[test]
+fn a_link_as_an_output_is_a_failure() {
+    let space = script("ln -s /etc/passwd out.txt");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(
+        run.err
+            .contains("hint: an output may hold files and folders only"),
+        "{run}"
+    );
+    let space = script("mkdir out; ln -s /etc/passwd out/link");
+    space.edit("'out.txt'", "'out/'");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.err.contains("out/link"), "{run}");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_a_failure_with_a_hint() {
+    let space = script("");
+    space.pipeline("[steps.a]\nuses = 'command'\nrun = ['no-such-program']\n");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("failed to start no-such-program"), "{run}");
+    assert!(
+        run.err.contains("hint: is it installed and on PATH?"),
+        "{run}"
+    );
+}
+
+#[test]
+fn a_missing_input_is_a_failure_that_names_it() {
+    let space = Space::new(COPY);
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.err.contains("data/text.txt does not exist"), "{run}");
+    assert_eq!(space.ran().len(), 0);
+}
+
+#[test]
+fn an_input_that_changes_while_its_step_runs_is_noticed() {
+    let space = copy();
+    let (running, _) = in_the_middle(&space);
+    space.write("data/text.txt", "three\nwait\n");
+    go(&space);
+    let run = running.end();
+    // Its result was made of a mixture: it must not be believed for either text.
+    let believed = |text: &str| {
+        space.write("data/text.txt", text);
+        space.ran();
+        space.built(&[]);
+        (space.ran().is_empty()).then(|| space.read(OUT))
+    };
+    for text in ["two\nwait\n", "three\nwait\n"] {
+        if let Some(out) = believed(text) {
+            assert_eq!(out, text, "believed after\n{run}");
+        }
+    }
+}
+
+#[test]
+fn what_a_step_leaves_running_is_ended_with_it() {
+    let space = script("sleep 300 & echo $! > OUTSIDE/pid; echo x > out.txt");
+    let start = Instant::now();
+    space.built(&[]);
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let pid = fs::read_to_string(space.outside("pid")).unwrap();
+    wait_for("the end of the process", || (!is_alive(&pid)).then_some(()));
+}
+
+const THREE: &str = r#"
+[steps.bad]
+uses = "command"
+run = "echo bad >> RUNS; exit 1"
+[steps.below]
+uses = "command"
+run = "echo below >> RUNS"
+inputs = { x = "@good", y = "@worse" }
+[steps.good]
+uses = "command"
+run = "echo good >> RUNS; echo x > x"
+outputs = { x = "x" }
+[steps.worse]
+uses = "command"
+run = "echo worse >> RUNS; exit 2"
+inputs = { x = "@good" }
+outputs = { x = "x" }
+"#;
+
+#[test]
+fn keep_going_runs_all_that_does_not_need_a_failed_step() {
+    let space = Space::new(THREE);
+    let run = space.build(&["--keep-going", "-j1"]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(space.ran(), ["bad", "good", "worse"]);
+    assert_eq!(run.steps("step-failed"), ["bad", "worse"]);
+    let skipped = run.of_kind("step-skipped");
+    assert_eq!(skipped.len(), 1);
+    assert_eq!(
+        (&skipped[0]["step"], &skipped[0]["because"]),
+        (&"below".into(), &"worse".into())
+    );
+    assert!(
+        run.err.contains("failed: "),
+        "both are named at the end: {run}"
+    );
+}
+
+#[test]
+fn without_keep_going_nothing_is_begun_after_a_failure() {
+    let space = Space::new(THREE);
+    let run = space.build(&["-j1"]);
+    assert_eq!(run.code, Some(1));
+    assert_eq!(
+        (run.total("failed"), run.total("skipped") + run.total("ran")),
+        (1, 3)
+    );
+    assert_eq!(space.ran().iter().filter(|step| *step != "good").count(), 1);
+}
+
+// Interrupted
+
+#[test]
+fn ctrl_c_stops_a_build_and_the_next_one_goes_on() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let space = copy();
+        let (running, pid) = in_the_middle(&space);
+        let start = Instant::now();
+        running.signal(signal);
+        let run = running.end();
+        assert!(
+            start.elapsed() < Duration::from_secs(25),
+            "the step complied at once"
+        );
+        assert_eq!(run.code, Some(130), "{run}");
+        assert_eq!(run.steps("step-cancelled"), ["copy"]);
+        assert_eq!(run.total("cancelled"), 1);
+        assert!(!is_alive(&pid));
+        assert_eq!(space.read(OUT), "one\n");
+        go(&space);
+        space.ran();
+        assert_eq!(space.rerun(), ["copy"]);
+        assert_eq!(space.read(OUT), "two\nwait\n");
+    }
+}
+
+#[test]
+fn a_step_that_does_not_stop_is_killed_after_the_grace() {
+    let space = script("trap '' TERM; echo x > OUTSIDE/pid; while :; do sleep 0.1; done");
+    let running = space.start(&["build", "--grace", "0.3"]);
+    wait_for("the step's start", || {
+        space.outside("pid").exists().then_some(())
+    });
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!(run.code, Some(130), "{run}");
+    assert_eq!(run.of_kind("stopping")[0]["grace"], 0.3);
+    assert_eq!(run.steps("step-cancelled"), ["a"]);
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_build_at_once() {
+    let space = script("trap '' TERM; echo $$ > OUTSIDE/pid; while :; do sleep 0.1; done");
+    let running = space.start(&["build", "--grace", "300"]);
+    let pid = wait_for("the step's start", || {
+        fs::read_to_string(space.outside("pid"))
+            .ok()
+            .filter(|pid| pid.ends_with('\n'))
+    });
+    running.signal(Signal::INT);
+    running.wait_for("stopping", 1);
+    running.signal(Signal::INT);
+    assert_eq!(running.end().code, Some(130));
+    wait_for("the step dies too", || (!is_alive(&pid)).then_some(()));
+}
+
+// At the same time
+
+#[test]
+fn a_second_build_waits_and_then_has_nothing_to_do() {
+    let space = copy();
+    let (first, _) = in_the_middle(&space);
+    let second = space.start(&["build"]);
+    let waiting = second.wait_for("waiting", 1);
+    let holder = waiting["holder"].as_str().unwrap().to_owned();
+    assert!(
+        holder.starts_with("process ") && holder.contains("'main'"),
+        "{holder}"
+    );
+    go(&space);
+    assert_eq!(first.end().total("ran"), 1);
+    let run = second.end();
+    assert_eq!((run.code, run.total("up_to_date")), (Some(0), 1), "{run}");
+    assert!(run.err.contains("waiting for process "), "{run}");
+    assert_eq!(space.ran(), ["copy"]);
+}
+
+#[test]
+fn a_waiting_build_can_be_interrupted() {
+    let space = copy();
+    let (first, _) = in_the_middle(&space);
+    let second = space.start(&["build"]);
+    second.wait_for("waiting", 1);
+    second.signal(Signal::INT);
+    let run = second.end();
+    assert_eq!(run.code, Some(130), "{run}");
+    go(&space);
+    assert_eq!(first.end().code, Some(0));
+}
+
+#[test]
+fn a_plan_does_not_wait_for_a_build() {
+    let space = copy();
+    let (running, _) = in_the_middle(&space);
+    let plan = space.retune(&["plan", "--check"]);
+    assert_eq!(plan.code, Some(2), "{plan}");
+    go(&space);
+    assert_eq!(running.end().code, Some(0));
+}
+
+// Damaged files of our own
+
+/// The journal's file.
+fn journal(space: &Space) -> std::path::PathBuf {
+    let found = fs::read_dir(space.path("cache")).unwrap().flatten();
+    let mut found = found.map(|entry| entry.path());
+    let is = |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name == "journal");
+    found.find(is).expect("cache/journal")
+}
+
+#[test]
+fn a_torn_end_of_the_journal_is_cut_off() {
+    let space = copy();
+    let path = journal(&space);
+    let whole = fs::read(&path).unwrap();
+    let mut torn = whole.clone();
+    torn.extend_from_slice(&whole[whole.len() - 20..whole.len() - 3]);
+    fs::write(&path, torn).unwrap();
+    let run = space.built(&[]);
+    assert_eq!(space.ran().len(), 0);
+    assert!(
+        run.err
+            .contains("warning: the last 17 bytes of the store's journal"),
+        "{run}"
+    );
+    assert_eq!(space.built(&[]).of_kind("warning").len(), 0, "said once");
+}
+
+#[test]
+fn a_journal_cut_short_costs_only_what_was_lost() {
+    let space = copy();
+    let path = journal(&space);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+    let run = space.built(&[]);
+    assert!(run.err.contains("warning: "), "{run}");
+    assert_eq!(space.read(OUT), "one\n");
+    assert_eq!(space.rerun().len(), run.total("ran") as usize);
+    assert_eq!(space.retune(&["verify"]).code, Some(0));
+}
+
+#[test]
+fn a_damaged_stat_cache_costs_only_time() {
+    let space = copy();
+    let found = fs::read_dir(space.path("cache")).unwrap().flatten();
+    let stats = found.map(|entry| entry.path());
+    let stats: Vec<_> = stats
+        .filter(|path| path.to_string_lossy().contains("stat"))
+        .collect();
+    assert_eq!(stats.len(), 1, "{stats:?}");
+    for damage in [&b""[..], b"rubbish", &[0xff; 4096]] {
+        fs::write(&stats[0], damage).unwrap();
+        assert_eq!(space.rerun().len(), 0);
+    }
+    let mut bytes = fs::read(&stats[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x55;
+    fs::write(&stats[0], bytes).unwrap();
+    assert_eq!(space.rerun().len(), 0);
+}
+
+#[test]
+fn a_damaged_lock_file_is_named() {
+    let space = copy();
+    space.write("pipelines/main.lock", "<<<<<<< HEAD\nformat = 1\n");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(5), "{run}");
+    assert!(
+        run.err.contains("pipelines/main.lock is not a lock file"),
+        "{run}"
+    );
+    assert!(run.err.contains("hint: after a merge conflict"), "{run}");
+    space.remove("pipelines/main.lock");
+    assert_eq!(space.rerun().len(), 0);
+}
+
+#[test]
+fn a_lock_file_of_a_newer_program_is_not_overwritten() {
+    let space = copy();
+    let newer = space
+        .read("pipelines/main.lock")
+        .replace("format = 1", "format = 99");
+    space.write("pipelines/main.lock", &newer);
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(5), "{run}");
+    assert!(run.err.contains("hint: install a newer retune"), "{run}");
+    assert_eq!(space.read("pipelines/main.lock"), newer);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_said() {
+    let space = copy();
+    let cache = space.path("cache");
+    let mode = |mode| fs::set_permissions(&cache, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    let denied = fs::write(cache.join("probe"), "").is_err();
+    if denied {
+        space.write("data/text.txt", "two\n");
+        let run = space.build(&[]);
+        assert_eq!(run.code, Some(5), "{run}");
+        assert!(run.err.contains("cache"), "{run}");
+    }
+    mode(0o755);
+}
+
+#[test]
+fn a_cache_that_is_a_file_is_said() {
+    let space = Space::new(COPY);
+    space.write("data/text.txt", "one\n");
+    space.write("cache", "");
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(5), "{run}");
+    assert!(
+        run.err.starts_with("error: failed to ") && run.err.contains("/cache"),
+        "{run}"
+    );
+}
