@@ -5,12 +5,27 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-changed=Cargo.lock");
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/logs/HEAD");
+    // A path that does not exist would have cargo rebuild every time.
+    for path in [".git/HEAD", ".git/logs/HEAD"] {
+        if std::path::Path::new(path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     tell("RETUNE_RUSTC", output(&rustc, &["--version"]));
     tell("RETUNE_COMMIT", output("git", &["rev-parse", "HEAD"]));
-    let changes = output("git", &["status", "--porcelain", "--", "src", "Cargo.lock"]);
+    let changes = output(
+        "git",
+        &[
+            "status",
+            "--porcelain",
+            "--",
+            "src",
+            "build.rs",
+            "Cargo.toml",
+            "Cargo.lock",
+        ],
+    );
     tell(
         "RETUNE_DIRTY",
         changes.map(|text| (!text.is_empty()).to_string()),

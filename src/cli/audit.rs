@@ -48,6 +48,7 @@ fn rows(report: &AuditReport) -> Vec<Row<'_>> {
                 Audited::Same => ("same", &[], None),
                 Audited::Differs(lines) => ("differs", lines, None),
                 Audited::NotAudited(why) => ("not audited", &[], Some(why.as_str())),
+                Audited::NoResult(why) => ("no result", &[], Some(why.as_str())),
             };
             Row {
                 step: step.as_str(),

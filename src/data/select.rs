@@ -43,7 +43,10 @@ mod tests {
     use crate::data::{Content, Message, Role};
 
     fn row(task: &str) -> Row {
-        let messages = vec![Message::new(Role::User, task), Message::new(Role::Assistant, "a")];
+        let messages = vec![
+            Message::new(Role::User, task),
+            Message::new(Role::Assistant, "a"),
+        ];
         let meta = [("task".to_owned(), serde_json::json!(task))].into();
         Row::new(Content::Messages(messages), meta, "data/x:1".to_owned())
     }

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Stop;
 use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
+use super::worker::peak_memory;
 use super::{Executor, Running};
 use crate::files::{self, PathContext};
 use crate::step::{Progress, StepError};
@@ -101,6 +102,7 @@ impl Executor for LocalExecutor {
         })?;
         Ok(Box::new(LocalJob {
             group: Pid::from_child(&child),
+            inherited: peak_memory().unwrap_or(u64::MAX),
             child,
             folder: folder.clone(),
             is_program: job.program.is_some(),
@@ -125,6 +127,8 @@ fn die_with_parent(_: &mut Command) {}
 struct LocalJob {
     child: Child,
     group: Pid,
+    /// This process's own peak when it started the child, which inherits it.
+    inherited: u64,
     folder: WorkFolder,
     is_program: bool,
 }
@@ -161,7 +165,9 @@ impl Running for LocalJob {
         } else {
             read_result(&self.folder, status)
         };
-        result.peak_memory = result.peak_memory.or(peak_memory);
+        // A smaller peak cannot be told from the inherited one.
+        let measured = peak_memory.filter(|peak| *peak > self.inherited);
+        result.peak_memory = result.peak_memory.or(measured);
         result
     }
 }

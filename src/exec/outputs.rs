@@ -94,7 +94,30 @@ impl Places<'_> {
             }
             self.store.place(&output.artifact, &path)?;
         }
+        self.remove_dropped(planner, node, outputs, previous)?;
         Ok(moved)
+    }
+
+    /// Removes what the step's last result had and this one has not, unless
+    /// somebody changed it.
+    fn remove_dropped(
+        &self,
+        planner: &Planner<'_>,
+        node: &Node,
+        outputs: &[Output],
+        previous: &[Output],
+    ) -> Result<(), StoreError> {
+        let inside = |old: &Output| {
+            let old = Path::new(&old.path);
+            let within = |new: &Path| new.starts_with(old) || old.starts_with(new);
+            outputs.iter().any(|new| within(Path::new(&new.path)))
+        };
+        for old in previous.iter().filter(|old| !inside(old)) {
+            if self.is_ours(planner, node, old, previous) {
+                files::remove(&planner.output_folder(node).join(&old.path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether what is at the output's place is the step's last result.
@@ -127,7 +150,16 @@ impl Places<'_> {
         if let Some(parent) = kept.parent() {
             files::create_dir(parent)?;
         }
-        files::rename(path, &kept)?;
+        let kept = match files::rename(path, &kept) {
+            Err(e) if e.kind() == std::io::ErrorKind::CrossesDevices => {
+                let mut beside = name.to_owned();
+                beside.push(".edited");
+                let beside = free_name(path.parent().unwrap_or(Path::new(".")), &beside);
+                files::rename(path, &beside)?;
+                beside
+            }
+            moved => moved.map(|()| kept)?,
+        };
         let shown = |path: &Path| files::relative(path, self.root).display().to_string();
         Ok(Some(SetAside {
             path: shown(path),

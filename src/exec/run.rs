@@ -18,7 +18,7 @@ use crate::event::{Event, Execution, Recorder, Sink, Summary};
 use crate::files;
 use crate::graph::{Graph, Node, StepId};
 use crate::hash::Digest;
-use crate::plan::{Decided, Planner, Provenance, Settled, Surroundings, Verdict};
+use crate::plan::{Decided, LINEAGE_FILE, Planner, Provenance, Settled, Surroundings, Verdict};
 use crate::step::{Input, OutPort, Progress, Purity, Registry, StepError};
 use crate::store::{Entry, Key, Note, Output, StepRef, Store, StoreError};
 
@@ -77,8 +77,13 @@ impl Runner<'_> {
         let (sender, messages) = channel();
         std::thread::scope(|scope| {
             let mut run = Run::new(self, steps, forced, sink, sender);
-            let summary = run.to_the_end(scope, &messages)?;
-            Ok((summary, run.planner.into_settled()))
+            match run.to_the_end(scope, &messages) {
+                Ok(summary) => Ok((summary, run.planner.into_settled())),
+                Err(error) => {
+                    run.abandon();
+                    Err(error)
+                }
+            }
         })
     }
 }
@@ -100,6 +105,8 @@ struct Ended {
 /// A job in flight.
 struct Flight {
     decided: Decided,
+    /// A program of somebody else's, of which an exit after a signal says nothing.
+    is_program: bool,
     work: WorkFolder,
     stop: Box<dyn Fn(Stop) + Send>,
     started: SystemTime,
@@ -183,6 +190,9 @@ impl<'a, 's> Run<'a, 's> {
             self.notice_cancel();
             self.decide_ready()?;
             self.start_queued(scope)?;
+            if !self.ready.is_empty() {
+                continue;
+            }
             if self.flights.is_empty() {
                 break;
             }
@@ -226,6 +236,7 @@ impl<'a, 's> Run<'a, 's> {
 
     fn decide_ready(&mut self) -> Result<(), StoreError> {
         while let Some(id) = self.ready.pop_front() {
+            self.notice_cancel();
             if self.states[id.index()] != State::Ready {
                 continue;
             }
@@ -297,10 +308,11 @@ impl<'a, 's> Run<'a, 's> {
         let node = self.node(id);
         let outputs = entry_outputs(&decided);
         let previous = self.previous_outputs(node);
-        let moved = self
-            .places()
-            .put(&self.planner, node, &outputs, &previous)?;
-        self.tell_moved(node, moved);
+        let moved = self.places().put(&self.planner, node, &outputs, &previous);
+        match moved {
+            Ok(moved) => self.tell_moved(node, moved),
+            Err(error) => return self.fail(id, not_in_place(error), None, None),
+        }
         let store = self.with.around.store;
         store.note(Note::Restored(self.step_ref(node), decided.key))?;
         self.summary.restored += 1;
@@ -375,7 +387,16 @@ impl<'a, 's> Run<'a, 's> {
             let Some(decided) = self.decided[id.index()].take() else {
                 continue;
             };
-            self.start(scope, id, decided)?;
+            if self
+                .planner
+                .inputs(id)
+                .is_ok_and(|now| now == decided.inputs)
+            {
+                self.start(scope, id, decided)?;
+            } else {
+                self.change(id, Change::Reconsider);
+                self.ready.push_back(id);
+            }
         }
         Ok(())
     }
@@ -397,14 +418,17 @@ impl<'a, 's> Run<'a, 's> {
             kind: node.kind.clone(),
             key: decided.key,
         });
-        let launched = self.launch(id, &decided);
-        let (work, running) = match launched {
+        let launched = self
+            .mend_inputs(&decided)
+            .and_then(|()| self.launch(id, &decided));
+        let (work, running, is_program) = match launched {
             Ok(launched) => launched,
             Err(error) => return self.fail(id, error, None, Some(decided.key)),
         };
         self.change(id, Change::Start);
         let flight = Flight {
             decided,
+            is_program,
             work: work.clone(),
             stop: running.stopper(),
             started: SystemTime::now(),
@@ -421,11 +445,33 @@ impl<'a, 's> Run<'a, 's> {
         Ok(())
     }
 
+    /// Puts back outputs of other steps that somebody changed since they were
+    /// put in place: the key promises their content.
+    fn mend_inputs(&mut self, decided: &Decided) -> Result<(), StepError> {
+        for input in &decided.inputs {
+            let Provenance::Step { step, .. } = &input.from else {
+                continue;
+            };
+            if self.planner.unchanged(input) {
+                continue;
+            }
+            let found = self.with.graph.find(step);
+            let Some((id, settled)) = found.and_then(|id| Some((id, self.planner.settled(id)?)))
+            else {
+                continue;
+            };
+            let (node, outputs) = (self.node(id), settled.outputs.clone());
+            let moved = self.places().put(&self.planner, node, &outputs, &[])?;
+            self.tell_moved(node, moved);
+        }
+        Ok(())
+    }
+
     fn launch(
         &self,
         id: StepId,
         decided: &Decided,
-    ) -> Result<(WorkFolder, Box<dyn Running>), StepError> {
+    ) -> Result<(WorkFolder, Box<dyn Running>, bool), StepError> {
         let node = self.node(id);
         let name = format!("{}-{}", self.with.options.run, node.name);
         let work = WorkFolder::create(self.with.around.cache.join("work").join(name))?;
@@ -440,7 +486,7 @@ impl<'a, 's> Run<'a, 's> {
             threads,
         )?;
         let running = self.with.executor.start(&job, &work)?;
-        Ok((work, running))
+        Ok((work, running, job.program.is_some()))
     }
 
     fn job_inputs(
@@ -453,7 +499,7 @@ impl<'a, 's> Run<'a, 's> {
         for input in &decided.inputs {
             let path = match &input.from {
                 Provenance::Engine(_) => {
-                    let path = work.path().join("lineage.json");
+                    let path = work.path().join(LINEAGE_FILE);
                     files::write(&path, self.planner.lineage(id))?;
                     path
                 }
@@ -486,8 +532,8 @@ impl<'a, 's> Run<'a, 's> {
         let log = self.keep_log(id, &flight.work);
         // Left-overs are removed at the start of a later run, too.
         let _ = flight.work.remove();
-        if ended.cancelled || matches!(self.stopping, Stopping::Cancelled(_)) && ended.end.is_err()
-        {
+        let stopped = matches!(self.stopping, Stopping::Cancelled(_));
+        if ended.cancelled || stopped && (flight.is_program || ended.end.is_err()) {
             let store = self.with.around.store;
             store.note(Note::Failed(
                 self.step_ref(self.node(id)),
@@ -510,11 +556,13 @@ impl<'a, 's> Run<'a, 's> {
     /// record a lie.
     fn sources_unchanged(&self, id: StepId, decided: &Decided) -> Result<(), StepError> {
         let now = self.planner.inputs(id)?;
-        let changed = decided.inputs.iter().zip(&now).find(|(a, b)| a != b);
+        let changed = decided.inputs.iter().zip(&now);
+        let changed = changed.filter(|(before, now)| before != now || !self.planner.unchanged(now));
+        let changed = changed.map(|(before, _)| before).next();
         if changed.is_none() && now.len() == decided.inputs.len() {
             return Ok(());
         }
-        let name = changed.map_or("an input", |(input, _)| input.port.as_str());
+        let name = changed.map_or("an input", |input| input.port.as_str());
         let message = format!("input '{name}' changed while the step ran");
         Err(StepError::new(message).hint("build again"))
     }
@@ -536,15 +584,17 @@ impl<'a, 's> Run<'a, 's> {
             record: store.put(&self.with.recorder.record(&execution))?,
             millis: ended.millis,
         };
-        let moved = self
-            .places()
-            .put(&self.planner, node, &outputs, &previous)?;
-        self.tell_moved(node, moved);
+        // Noted first: a result that cannot be put in place is not lost.
         store.note(Note::Finished(
             self.step_ref(node),
             flight.decided.key,
             entry,
         ))?;
+        let moved = self.places().put(&self.planner, node, &outputs, &previous);
+        match moved {
+            Ok(moved) => self.tell_moved(node, moved),
+            Err(error) => return self.fail(id, not_in_place(error), None, None),
+        }
         self.summary.ran += 1;
         self.emit(Event::StepFinished {
             step: node.name.clone(),
@@ -659,6 +709,15 @@ impl<'a, 's> Run<'a, 's> {
         self.emit(Event::StepCancelled { step });
     }
 
+    /// The store failed: nothing that still runs could be kept.
+    fn abandon(&mut self) {
+        self.flights
+            .iter()
+            .for_each(|(_, flight)| (flight.stop)(Stop::Kill));
+        // What finished before is worth a last attempt.
+        let _ = self.with.around.store.commit();
+    }
+
     fn notice_cancel(&mut self) {
         let now = Instant::now();
         match self.stopping {
@@ -716,6 +775,16 @@ impl<'a, 's> Run<'a, 's> {
 fn entry_outputs(decided: &Decided) -> Vec<Output> {
     let entry = decided.entry.as_ref();
     entry.map_or(Vec::new(), |entry| entry.outputs.clone())
+}
+
+/// The result is kept; the next build puts it in place.
+fn not_in_place(error: StoreError) -> StepError {
+    let error = StepError::from(error);
+    StepError {
+        message: "the outputs could not be put in place".to_owned(),
+        causes: std::iter::once(error.message).chain(error.causes).collect(),
+        hint: Some("they are kept in the store: make room for them and build again".to_owned()),
+    }
 }
 
 /// What a step is assumed to take that never ran.

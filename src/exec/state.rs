@@ -28,6 +28,8 @@ pub enum Change {
     InputKnown,
     /// It was decided to run.
     Queue,
+    /// An input changed while it waited for a place.
+    Reconsider,
     /// Its process was started.
     Start,
     /// It has its outputs.
@@ -52,6 +54,7 @@ impl State {
             (Waiting(1), InputKnown) => Ready,
             (Waiting(n), InputKnown) => Waiting(n - 1),
             (Ready, Queue) => Queued,
+            (Queued, Reconsider) => Ready,
             (Queued, Start) => Running,
             (Ready | Running, Finish) => Done,
             (Ready | Queued | Running, Fail) => Failed,

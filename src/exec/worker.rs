@@ -132,7 +132,7 @@ impl<W: Write + Send> ProgressSink for Lines<W> {
 }
 
 /// The most memory this process ever held, in bytes.
-fn peak_memory() -> Option<u64> {
+pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
         .lines()

@@ -1,6 +1,7 @@
 //! Auditing: each step is done again from its recorded inputs in a clean folder elsewhere, and the digests are compared.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use super::workspace::{environment, find_steps};
 use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect, registry};
 use crate::event::{Event, Sink};
 use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
-use crate::files::{self, PathContext};
+use crate::files::{self, FileError, PathContext};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::StepName;
 use crate::plan::{Decided, Key, Planner, Provenance, Settled, Verdict};
@@ -39,17 +40,19 @@ pub enum Audited {
     Same,
     /// These outputs did not, one line each.
     Differs(Vec<String>),
-    /// It was not done again, for this reason.
+    /// It was not done again, and is not meant to be, for this reason.
     NotAudited(String),
+    /// There is no result to compare with, for this reason.
+    NoResult(String),
 }
 
 impl AuditReport {
-    /// Whether every audited step came out the same.
+    /// Whether every step that can be audited came out the same.
     pub fn agrees(&self) -> bool {
         !self
             .steps
             .iter()
-            .any(|(_, audited)| matches!(audited, Audited::Differs(_)))
+            .any(|(_, audited)| matches!(audited, Audited::Differs(_) | Audited::NoResult(_)))
     }
 }
 
@@ -113,7 +116,7 @@ impl Audit<'_> {
             Ok(current) => current,
             Err(why) => {
                 if wanted {
-                    self.note(node, Audited::NotAudited(why));
+                    self.note(node, Audited::NoResult(why));
                 }
                 return Ok(());
             }
@@ -258,7 +261,7 @@ impl Audit<'_> {
                     files::write(&place, self.planner.lineage(id))?;
                     place
                 }
-                Provenance::Path(_) | Provenance::Hub(_) => link(&place, &input.path)?,
+                Provenance::Path(_) | Provenance::Hub(_) => elsewhere(&place, &input.path)?,
             };
             inputs.push(Input {
                 port: input.port.clone(),
@@ -270,7 +273,7 @@ impl Audit<'_> {
     }
 
     fn compare(&self, entry: &Entry, work: &WorkFolder) -> Audited {
-        let stats = StatCache::open(Path::new("/dev/null"));
+        let stats = StatCache::empty();
         let lines: Vec<String> = entry
             .outputs
             .iter()
@@ -333,10 +336,27 @@ fn kill_if_cancelled(stop: impl Fn(Stop), cancel: &AtomicBool, ended: &AtomicBoo
     }
 }
 
-/// A link under another path, so that big sources are not copied.
-fn link(place: &Path, source: &Path) -> Result<PathBuf, StoreError> {
+/// The source under another path: hard links where they can be had, copies
+/// elsewhere, and no symbolic links, which a step could tell from files.
+fn elsewhere(place: &Path, source: &Path) -> Result<PathBuf, StoreError> {
     files::create_dir(place)?;
     let path = place.join(source.file_name().unwrap_or_default());
-    std::os::unix::fs::symlink(source, &path).on("link", &path)?;
+    mirror(source, &path)?;
     Ok(path)
+}
+
+fn mirror(source: &Path, path: &Path) -> Result<(), FileError> {
+    let real = fs::canonicalize(source).on("find", source)?;
+    if !real.is_dir() {
+        return match fs::hard_link(&real, path) {
+            Ok(()) => Ok(()),
+            Err(_) => fs::copy(&real, path).on("copy", &real).map(|_| ()),
+        };
+    }
+    files::create_dir(path)?;
+    for entry in fs::read_dir(&real).on("list", &real)? {
+        let entry = entry.on("list", &real)?;
+        mirror(&entry.path(), &path.join(entry.file_name()))?;
+    }
+    Ok(())
 }

@@ -38,7 +38,7 @@ fn dry_run(
     steps: &[StepId],
     forced: &[StepId],
 ) -> Result<Vec<PlannedStep>, OpsError> {
-    let (store, _) = workspace.open_store()?;
+    let store = workspace.look_into_store()?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);
     let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment, &hub));
@@ -88,7 +88,9 @@ pub fn watched(workspace: &Workspace, overrides: &Overrides) -> Result<Watched, 
                 _ => {}
             }
         }
-        watched.ignored.extend(node.out.as_ref().map(|out| root.join(out)));
+        watched
+            .ignored
+            .extend(node.out.as_ref().map(|out| root.join(out)));
     }
     Ok(watched)
 }

@@ -1,7 +1,5 @@
 //! Verifying: every output, object and record read again and compared with what was recorded.
 
-use std::path::Path;
-
 use super::workspace::environment;
 use super::{HubAccess, OpsError, Workspace, inspect, registry};
 use crate::graph::{Graph, Node};
@@ -40,7 +38,7 @@ pub struct VerifyFault {
 /// Re-hashes everything, trusting no cache.
 pub fn verify(workspace: &Workspace, overrides: &Overrides) -> Result<VerifyReport, OpsError> {
     let (graph, _) = workspace.load(overrides, &registry())?;
-    let (store, _) = workspace.open_store()?;
+    let store = workspace.look_into_store()?;
     let lock = Lock::read(&workspace.lock_file())?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);
@@ -52,8 +50,7 @@ pub fn verify(workspace: &Workspace, overrides: &Overrides) -> Result<VerifyRepo
         graph: &graph,
         store: &store,
         planner,
-        // Never written: what it does not hold is hashed.
-        fresh: StatCache::open(Path::new("/dev/null")),
+        fresh: StatCache::empty(),
         report: VerifyReport::default(),
     };
     for node in &graph.nodes {
@@ -77,8 +74,12 @@ impl Check<'_> {
             let key = index.step(pipeline, step)?.current?;
             Some((key, index.entry(&key)?.clone()))
         });
+        let locked = lock.and_then(|lock| lock.steps.get(&node.name));
         let Some((key, entry)) = current else {
             self.report.not_built.push(node.name.clone());
+            if let Some(locked) = locked {
+                self.compare(node, "key", "lock", locked.key.0, None);
+            }
             return;
         };
         self.outputs(node, &entry);
@@ -89,7 +90,7 @@ impl Check<'_> {
             entry.record,
             self.object(&entry.record),
         );
-        let Some(locked) = lock.and_then(|lock| lock.steps.get(&node.name)) else {
+        let Some(locked) = locked else {
             return;
         };
         self.compare(node, "key", "lock", locked.key.0, Some(key.0));

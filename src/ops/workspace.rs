@@ -71,11 +71,16 @@ impl Workspace {
         Ok(Graph::load(source, overrides, registry)?)
     }
 
-    /// Opens the store; the second value is a warning.
+    /// Opens the store to look at; needs no lock and writes nothing.
+    pub fn look_into_store(&self) -> Result<LocalStore, OpsError> {
+        Ok(LocalStore::look(&self.cache)?)
+    }
+
+    /// Opens the store under the build lock; the second value is a warning.
     pub fn open_store(&self) -> Result<(LocalStore, Option<String>), OpsError> {
         let (store, cut) = LocalStore::open(&self.cache)?;
         let warning = (cut > 0).then(|| {
-            format!("the last {cut} bytes of the store's journal were damaged and are cut off")
+            format!("the last {cut} bytes of the store's journal were damaged and are cut off (the whole is kept in journal.damaged)")
         });
         Ok((store, warning))
     }

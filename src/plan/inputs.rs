@@ -126,7 +126,13 @@ pub fn is_glob(path: &str) -> bool {
 }
 
 /// The files a source path stands for, relative to `root`, sorted by path.
-pub fn expand(root: &Path, port: &str, path: &str) -> Result<Vec<String>, InputError> {
+/// Globs do not look into the folders `own`, which retune writes itself.
+pub fn expand(
+    root: &Path,
+    own: &[PathBuf],
+    port: &str,
+    path: &str,
+) -> Result<Vec<String>, InputError> {
     if !is_glob(path) {
         return Ok(vec![path.to_owned()]);
     }
@@ -141,7 +147,7 @@ pub fn expand(root: &Path, port: &str, path: &str) -> Result<Vec<String>, InputE
         .compile_matcher();
     let mut found = Vec::new();
     let base = glob_base(path);
-    walk(root, &base, &mut |file| {
+    walk(root, own, &base, &mut |file| {
         if glob.is_match(file) {
             found.push(file.to_owned());
         }
@@ -165,7 +171,10 @@ pub fn glob_base(glob: &str) -> String {
 
 /// Calls `found` with every file below `folder`, as paths relative to `root`.
 /// What cannot be listed has no files: a glob over it then matches nothing.
-fn walk(root: &Path, folder: &str, found: &mut dyn FnMut(&str)) {
+fn walk(root: &Path, own: &[PathBuf], folder: &str, found: &mut dyn FnMut(&str)) {
+    if own.iter().any(|own| own == Path::new(folder)) {
+        return;
+    }
     let Ok(entries) = std::fs::read_dir(root.join(folder)) else {
         return;
     };
@@ -179,7 +188,7 @@ fn walk(root: &Path, folder: &str, found: &mut dyn FnMut(&str)) {
         };
         // Not through links: a link back up would never end.
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            walk(root, &path, found);
+            walk(root, own, &path, found);
         } else {
             found(&path);
         }
@@ -189,6 +198,7 @@ fn walk(root: &Path, folder: &str, found: &mut dyn FnMut(&str)) {
 /// Finds and hashes a source path.
 pub fn source(
     root: &Path,
+    own: &[PathBuf],
     stats: &StatCache,
     port: &str,
     label: &str,
@@ -221,7 +231,10 @@ pub fn source(
             from: Provenance::Path(relative),
         })
     };
-    expand(root, port, path)?.into_iter().map(resolve).collect()
+    expand(root, own, port, path)?
+        .into_iter()
+        .map(resolve)
+        .collect()
 }
 
 #[cfg(test)]
@@ -232,12 +245,19 @@ mod tests {
     #[test]
     fn globs_match_sorted_and_not_across_folders() {
         let root = tempfile::tempdir().unwrap();
-        for file in ["d/b.json", "d/a.json", "d/sub/c.json", "d/x.txt"] {
+        for file in [
+            "d/b.json",
+            "d/a.json",
+            "d/sub/c.json",
+            "d/x.txt",
+            "d/own/o.json",
+        ] {
             let path = root.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file).unwrap();
         }
-        let expand = |glob| expand(root.path(), "p", glob);
+        let own = [PathBuf::from("d/own")];
+        let expand = |glob| expand(root.path(), &own, "p", glob);
         assert_eq!(expand("d/*.json").unwrap(), ["d/a.json", "d/b.json"]);
         assert_eq!(expand("d/**/*.json").unwrap().len(), 3);
         assert_eq!(expand("d/{a,b}.json").unwrap().len(), 2);

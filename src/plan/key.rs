@@ -13,7 +13,7 @@ use crate::store::{Artifact, Key, Shape};
 
 /// The version of the encoding below. Raising it makes every key new.
 ///
-/// 1: kind, version, parameters, inputs (port, label, shape, digest), environment.
+/// 1: kind, version, parameters, inputs (port, label, file name, shape, digest), environment.
 pub const FORMAT: u32 = 1;
 
 /// Everything that enters a key. What is not here cannot change a result: no
@@ -41,6 +41,8 @@ pub struct InputContent {
     pub port: String,
     /// The label or relative path that the step can see; empty for a step's output.
     pub label: String,
+    /// The file name that the step can see, on which it may act.
+    pub file: String,
     /// The content.
     pub digest: Digest,
     /// File, executable or folder.
@@ -49,10 +51,11 @@ pub struct InputContent {
 
 impl InputContent {
     /// The content `artifact` behind a port.
-    pub fn new(port: &str, label: &str, artifact: &Artifact) -> Self {
+    pub fn new(port: &str, label: &str, file: &str, artifact: &Artifact) -> Self {
         InputContent {
             port: port.to_owned(),
             label: label.to_owned(),
+            file: file.to_owned(),
             digest: artifact.digest,
             shape: artifact.shape,
         }
@@ -80,7 +83,7 @@ impl Manifest {
         }
         encoder.list(self.inputs.len());
         for input in &self.inputs {
-            encoder.str(&input.port).str(&input.label);
+            encoder.str(&input.port).str(&input.label).str(&input.file);
             encoder.u64(shape_code(input.shape)).digest(&input.digest);
         }
         encoder.list(self.environment.len());
@@ -215,6 +218,7 @@ mod tests {
             inputs: vec![InputContent {
                 port: "train".into(),
                 label: String::new(),
+                file: "rows.jsonl".into(),
                 digest: Digest::of(b"rows"),
                 shape: Shape::File,
             }],
@@ -293,8 +297,9 @@ mod tests {
     }
 
     #[test]
-    fn key_changes_with_an_input_label_and_exec_bit() {
+    fn key_changes_with_an_input_label_file_name_and_exec_bit() {
         changed(|m| m.inputs[0].label = "a".into());
+        changed(|m| m.inputs[0].file = "rows.txt".into());
         changed(|m| m.inputs[0].shape = Shape::Executable);
     }
 

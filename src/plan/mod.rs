@@ -11,5 +11,5 @@ pub use crate::store::Key;
 pub use decide::{Fault, Standing, Stored, decide};
 pub use inputs::{Hub, InputError, Provenance, ResolvedInput, expand, glob_base, is_glob};
 pub use key::{FORMAT, InputContent, Manifest};
-pub use planner::{Decided, PlannedStep, Planner, Settled, Surroundings};
+pub use planner::{Decided, LINEAGE_FILE, PlannedStep, Planner, Settled, Surroundings};
 pub use verdict::{Reason, Verdict};

@@ -14,6 +14,9 @@ use crate::hash::Digest;
 use crate::pipeline::StepName;
 use crate::store::{Artifact, Entry, Key, LocalStore, Output, Shape, StepState, Store};
 
+/// The name of the lineage file in a step's work folder.
+pub const LINEAGE_FILE: &str = "lineage.json";
+
 /// What is known of a step that has its outputs.
 #[derive(Debug, Clone)]
 pub struct Settled {
@@ -74,15 +77,20 @@ pub struct Planner<'a> {
     graph: &'a Graph,
     around: Surroundings<'a>,
     settled: Vec<Option<Settled>>,
+    /// Folders that retune writes, relative to the root: no glob reaches in.
+    own: Vec<PathBuf>,
 }
 
 impl<'a> Planner<'a> {
     /// A planner that knows of no step's outputs yet.
     pub fn new(graph: &'a Graph, around: Surroundings<'a>) -> Self {
+        let cache = files::relative(around.cache, around.root).to_owned();
+        let outs = graph.nodes.iter().filter_map(|node| node.out.as_ref());
         Planner {
             graph,
             around,
             settled: vec![None; graph.nodes.len()],
+            own: outs.map(PathBuf::from).chain([cache]).collect(),
         }
     }
 
@@ -116,6 +124,7 @@ impl<'a> Planner<'a> {
                 }
                 Origin::Path(path) => found.extend(inputs::source(
                     self.around.root,
+                    &self.own,
                     self.around.store.stats(),
                     &reference.port,
                     &reference.label,
@@ -138,7 +147,7 @@ impl<'a> Planner<'a> {
         let made = self.settled(step)?.outputs.get(output)?;
         Some(ResolvedInput {
             port: reference.port.clone(),
-            label: visible_label(reference),
+            label: visible_label(reference, node, output),
             path: self.output_folder(node).join(&made.path),
             artifact: made.artifact,
             from: Provenance::Step {
@@ -191,7 +200,7 @@ impl<'a> Planner<'a> {
             port: reference.port.clone(),
             label: String::new(),
             // Written into the step's work folder when it runs.
-            path: PathBuf::new(),
+            path: PathBuf::from(LINEAGE_FILE),
             artifact: Artifact {
                 digest: Digest::of(&bytes),
                 shape: Shape::File,
@@ -204,8 +213,10 @@ impl<'a> Planner<'a> {
     /// Everything that enters the key of a step.
     pub fn manifest(&self, id: StepId, inputs: &[ResolvedInput]) -> Manifest {
         let node = self.graph.node(id);
-        let content =
-            |input: &ResolvedInput| InputContent::new(&input.port, &input.label, &input.artifact);
+        let content = |input: &ResolvedInput| {
+            let file = input.path.file_name().unwrap_or_default().to_string_lossy();
+            InputContent::new(&input.port, &input.label, &file, &input.artifact)
+        };
         let variable = |name: &String| (name.clone(), self.around.environment.get(name).cloned());
         Manifest {
             format: FORMAT,
@@ -269,6 +280,17 @@ impl<'a> Planner<'a> {
         match lost {
             Some(output) => Stored::Lost(output.path.clone()),
             None => Stored::Whole,
+        }
+    }
+
+    /// Whether what is behind an input now is what was hashed.
+    pub fn unchanged(&self, input: &ResolvedInput) -> bool {
+        match input.from {
+            Provenance::Engine(_) => true,
+            _ => {
+                let now = self.around.store.stats().content(&input.path);
+                now.is_ok_and(|now| same_content(&now, &input.artifact))
+            }
         }
     }
 
@@ -405,8 +427,11 @@ impl<'a> Planner<'a> {
 
 /// A step's output has a label only where the port gives it one, so that a step
 /// can be renamed without rebuilding those that read from it.
-fn visible_label(reference: &InputRef) -> String {
-    match reference.label.starts_with('@') {
+fn visible_label(reference: &InputRef, node: &Node, output: usize) -> String {
+    let written = reference.label.strip_prefix('@');
+    let plain = written == Some(node.name.as_str())
+        || written == Some(&format!("{}.{}", node.name, node.outputs[output].name));
+    match plain {
         true => String::new(),
         false => reference.label.clone(),
     }

@@ -27,7 +27,11 @@ impl Step for DataSelect {
     const ABOUT: &'static str = "Keeps the rows for which an expression over their metadata holds.";
 
     fn inputs() -> Vec<InPort> {
-        vec![InPort::one("rows", PortType::Dataset, "the rows to choose from")]
+        vec![InPort::one(
+            "rows",
+            PortType::Dataset,
+            "the rows to choose from",
+        )]
     }
 
     fn outputs(_: &Params) -> Vec<OutPort> {

@@ -169,8 +169,37 @@ pub struct Opened {
     pub cut: u64,
 }
 
+/// The index, and how many bytes at the start are good.
+fn replay(path: &Path, bytes: &[u8]) -> Result<(Index, usize), JournalError> {
+    let mut index = Index::default();
+    if !bytes.starts_with(MAGIC) {
+        let whole_line = bytes.contains(&b'\n');
+        if bytes.starts_with(MAGIC_START) && whole_line {
+            return Err(JournalError::Newer(path.to_owned()));
+        }
+        return Ok((index, 0));
+    }
+    let mut good = MAGIC.len();
+    while let Some((note, length)) = parse(&bytes[good..]) {
+        index.apply(note);
+        good += length;
+    }
+    Ok((index, good))
+}
+
 impl Journal {
-    /// Opens the journal, creating it if there is none.
+    /// What a journal says, without touching it: for those who do not hold the
+    /// build lock. What a build is just appending may be missing.
+    pub fn read(path: &Path) -> Result<Index, JournalError> {
+        match files::read(path) {
+            Ok(bytes) => Ok(replay(path, &bytes)?.0),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Index::default()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Opens the journal for writing, creating it if there is none. Only under
+    /// the build lock: it may cut a damaged tail and rewrite the file.
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
         if let Some(folder) = path.parent() {
             files::create_dir(folder)?;
@@ -188,8 +217,12 @@ impl Journal {
             path: path.to_owned(),
             file,
         };
-        let (index, good) = journal.replay(&bytes)?;
+        let (index, good) = replay(path, &bytes)?;
         let cut = (bytes.len() - good) as u64;
+        if cut > 0 {
+            // Kept for whoever wants to know what was in it.
+            files::write_atomic(&path.with_extension("damaged"), &bytes)?;
+        }
         if cut > 0 || good == 0 {
             journal.cut_at(good)?;
         }
@@ -201,24 +234,6 @@ impl Journal {
         };
         opened.compact_if_worth_it()?;
         Ok(opened)
-    }
-
-    /// The index, and how many bytes at the start are good.
-    fn replay(&self, bytes: &[u8]) -> Result<(Index, usize), JournalError> {
-        let mut index = Index::default();
-        if !bytes.starts_with(MAGIC) {
-            let whole_line = bytes.contains(&b'\n');
-            if bytes.starts_with(MAGIC_START) && whole_line {
-                return Err(JournalError::Newer(self.path.clone()));
-            }
-            return Ok((index, 0));
-        }
-        let mut good = MAGIC.len();
-        while let Some((note, length)) = parse(&bytes[good..]) {
-            index.apply(note);
-            good += length;
-        }
-        Ok((index, good))
     }
 
     fn cut_at(&mut self, good: usize) -> Result<(), FileError> {
@@ -385,6 +400,23 @@ mod tests {
         let again = Journal::open(&path).unwrap();
         assert_eq!(again.cut, 0);
         check(&again.index);
+    }
+
+    #[test]
+    fn reading_touches_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        assert!(Journal::read(&path).unwrap().entries.is_empty());
+        assert!(!path.exists());
+        let mut opened = Journal::open(&path).unwrap();
+        for _ in 0..400 {
+            append(&mut opened, notes());
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend(b"half a rec");
+        fs::write(&path, &bytes).unwrap();
+        check(&Journal::read(&path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), bytes);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The store in a local folder: objects by digest, and putting them in place.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -39,6 +39,9 @@ pub enum StoreError {
     /// A folder's listing is damaged.
     #[error(transparent)]
     Listing(#[from] BadListing),
+    /// The store was opened to look at.
+    #[error("the store was opened to look at, not to write")]
+    ReadOnly,
 }
 
 /// Keeps results by digest and knows which key gave which.
@@ -76,29 +79,42 @@ pub struct LocalStore {
 }
 
 struct Log {
-    journal: Journal,
+    /// None for a store that is only looked at.
+    journal: Option<Journal>,
     index: Index,
     waiting: Vec<Note>,
 }
 
 impl LocalStore {
-    /// Opens the store in `folder`, creating it if there is none. Also says how
-    /// many bytes of a damaged journal had to be cut off.
+    /// Opens the store in `folder` for writing, creating it if there is none;
+    /// only under the build lock. Also says how many bytes of a damaged journal
+    /// had to be cut off.
     pub fn open(folder: &Path) -> Result<(Self, u64), StoreError> {
         let opened = Journal::open(&folder.join("journal"))?;
-        let store = LocalStore {
+        let store = Self::with(folder, Some(opened.journal), opened.index);
+        Ok((store, opened.cut))
+    }
+
+    /// Opens the store in `folder` to look at: nothing is written, not even
+    /// when there is no store.
+    pub fn look(folder: &Path) -> Result<Self, StoreError> {
+        let index = Journal::read(&folder.join("journal"))?;
+        Ok(Self::with(folder, None, index))
+    }
+
+    fn with(folder: &Path, journal: Option<Journal>, index: Index) -> Self {
+        LocalStore {
             objects: folder.join("objects"),
             stats: StatCache::open(&folder.join("stat")),
             log: Mutex::new(Log {
-                journal: opened.journal,
-                index: opened.index,
+                journal,
+                index,
                 waiting: Vec::new(),
             }),
             fresh: Mutex::default(),
             no_reflink: AtomicBool::new(false),
             temporary: AtomicU64::new(0),
-        };
-        Ok((store, opened.cut))
+        }
     }
 
     /// The digests of files by stat tuple, for inputs as well as outputs.
@@ -135,6 +151,8 @@ impl LocalStore {
         let object = self.object_path(&artifact.digest);
         self.stats.forget(path);
         if self.intact(&artifact.digest) {
+            // It may come from a run that was killed before it was durable.
+            self.fresh_object(object);
             return Ok(files::remove(path)?);
         }
         let parent = object.parent().unwrap_or(&self.objects);
@@ -254,12 +272,10 @@ impl LocalStore {
                 .map_err(io::Error::from)
                 .on("sync", &self.objects);
         }
-        for path in paths {
-            files::open(&path)?.sync_all().on("sync", &path)?;
-            if let Some(folder) = path.parent() {
-                File::open(folder)
-                    .and_then(|f| f.sync_all())
-                    .on("sync", folder)?;
+        for path in &paths {
+            // The object, its folder, and the folder that may be new in it.
+            for path in path.ancestors().take(3) {
+                files::open(path)?.sync_all().on("sync", path)?;
             }
         }
         Ok(())
@@ -279,10 +295,12 @@ impl Store for LocalStore {
 
     fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
+        let object = self.object_path(&digest);
         if self.intact(&digest) {
+            // It may come from a run that was killed before it was durable.
+            self.fresh_object(object);
             return Ok(digest);
         }
-        let object = self.object_path(&digest);
         let parent = object.parent().unwrap_or(&self.objects);
         files::create_dir(parent)?;
         let n = self.temporary.fetch_add(1, Ordering::Relaxed);
@@ -349,7 +367,10 @@ impl Store for LocalStore {
             log.waiting.push(note);
             return Ok(());
         }
-        Ok(log.journal.append(&[note])?)
+        match &mut log.journal {
+            Some(journal) => Ok(journal.append(&[note])?),
+            None => Err(StoreError::ReadOnly),
+        }
     }
 
     fn commit(&self) -> Result<(), StoreError> {
@@ -359,8 +380,9 @@ impl Store for LocalStore {
         }
         self.sync_fresh()?;
         let log = &mut *self.lock();
-        log.journal.append(&waiting)?;
-        Ok(log.journal.sync()?)
+        let journal = log.journal.as_mut().ok_or(StoreError::ReadOnly)?;
+        journal.append(&waiting)?;
+        Ok(journal.sync()?)
     }
 }
 
@@ -434,12 +456,7 @@ mod tests {
         let placed = folder.path().join("placed");
         for _ in 0..2 {
             store.place(&artifact, &placed).unwrap();
-            assert_eq!(
-                StatCache::open(Path::new("/none"))
-                    .content(&placed)
-                    .unwrap(),
-                artifact
-            );
+            assert_eq!(StatCache::empty().content(&placed).unwrap(), artifact);
         }
         assert!(placed.join("sub/empty").is_dir());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -462,10 +479,7 @@ mod tests {
         let at = folder.path().join("at");
         for artifact in [file, dir, file, file, dir, dir] {
             store.place(&artifact, &at).unwrap();
-            assert_eq!(
-                StatCache::open(Path::new("/none")).content(&at).unwrap(),
-                artifact
-            );
+            assert_eq!(StatCache::empty().content(&at).unwrap(), artifact);
         }
     }
 

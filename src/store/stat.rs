@@ -96,6 +96,11 @@ impl StatCache {
         }
     }
 
+    /// A cache that knows nothing and is kept nowhere: everything is hashed.
+    pub fn empty() -> Self {
+        Self::open(Path::new("/dev/null"))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.known.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -169,8 +174,8 @@ impl StatCache {
     }
 
     fn file_content(&self, path: &Path, stat: Stat) -> Result<Artifact, ContentError> {
-        let digest = match self.recall(path, &stat) {
-            Some(digest) => digest,
+        let (digest, stat) = match self.recall(path, &stat) {
+            Some(digest) => (digest, stat),
             None => self.hash(path)?,
         };
         Ok(Artifact {
@@ -187,7 +192,8 @@ impl StatCache {
         (known.stat == *stat && !known.is_racy()).then_some(known.digest)
     }
 
-    fn hash(&self, path: &Path) -> Result<Digest, ContentError> {
+    /// The digest, and the stat tuple of what was read.
+    fn hash(&self, path: &Path) -> Result<(Digest, Stat), ContentError> {
         let hashed_ns = now_ns();
         let mut file = File::open(path).on("open", path)?;
         let before = Stat::of_file(&file).on("read", path)?;
@@ -197,7 +203,7 @@ impl StatCache {
             return Err(ContentError::Changed(path.to_owned()));
         }
         self.learn_at(path, after, digest, hashed_ns);
-        Ok(digest)
+        Ok((digest, after))
     }
 
     /// Notes the digest of an object of the store, which nobody else writes to,
