@@ -3,6 +3,7 @@
 mod audit;
 mod build;
 mod graph;
+mod graph_cache;
 mod init;
 mod inspect;
 mod verify;
@@ -19,9 +20,9 @@ use crate::record::LockError;
 use crate::step::Registry;
 use crate::store::StoreError;
 
+pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditReport, Audited, audit};
 pub use build::{BuildOptions, build};
-pub use crate::watch::{Changed, WatchError, Watched};
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
 pub use inspect::{plan, warnings, watched, why};
