@@ -10,7 +10,7 @@ use super::{HubAccess, OpsError, Workspace, registry};
 use crate::event::{Event, Sink, Summary};
 use crate::exec::{LocalExecutor, Options, Runner};
 use crate::files::{self, Lock as BuildLock};
-use crate::graph::{Graph, StepId};
+use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::Overrides;
 use crate::plan::{Provenance, Settled, Surroundings};
 use crate::record::{Lock, LockedStep, ProvenanceRecorder};
@@ -176,15 +176,22 @@ impl Build<'_> {
     /// lines, steps that are gone lose them.
     fn write_lock(&self, settled: &[Option<Settled>]) -> Result<(), OpsError> {
         let path = self.workspace.lock_file();
+        let steps = self.graph.nodes.iter().zip(settled);
+        let built = |(node, settled): (&Node, &Option<Settled>)| {
+            Some((node.name.clone(), locked(settled.as_ref()?)))
+        };
+        let mut lock = Lock {
+            steps: steps.clone().filter_map(built).collect(),
+        };
+        // The usual case by far, and then the file need not be understood.
+        if lock.steps.len() == self.graph.nodes.len() && lock.is_at(&path) {
+            return Ok(());
+        }
         let mut old = Lock::read(&path)?.unwrap_or_default();
-        let mut lock = Lock::default();
-        for (node, settled) in self.graph.nodes.iter().zip(settled) {
-            let step = match settled {
-                Some(settled) => Some(locked(settled)),
-                None => old.steps.remove(&node.name),
-            };
+        for (node, _) in steps.filter(|(_, settled)| settled.is_none()) {
+            let kept = old.steps.remove(&node.name);
             lock.steps
-                .extend(step.map(|step| (node.name.clone(), step)));
+                .extend(kept.map(|step| (node.name.clone(), step)));
         }
         Ok(lock.write(&path)?)
     }
