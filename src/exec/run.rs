@@ -240,20 +240,22 @@ impl<'a, 's> Run<'a, 's> {
         Ok(())
     }
 
-    fn act_on(&mut self, id: StepId, decided: Decided) -> Result<(), StoreError> {
-        let step = self.node(id).name.clone();
+    fn act_on(&mut self, id: StepId, mut decided: Decided) -> Result<(), StoreError> {
         match &decided.verdict {
             Verdict::UpToDate => {
                 self.summary.up_to_date += 1;
-                let outputs = entry_outputs(&decided);
+                let entry = decided.entry.take();
+                let outputs = entry.map_or(Vec::new(), |entry| entry.outputs);
                 self.settle(id, decided, outputs);
             }
             Verdict::Restore { .. } => {
+                let step = self.node(id).name.clone();
                 let verdict = decided.verdict.clone();
                 self.emit(Event::StepDecided { step, verdict });
                 self.restore(id, decided)?;
             }
             Verdict::Run { .. } | Verdict::Maybe { .. } => {
+                let step = self.node(id).name.clone();
                 let verdict = decided.verdict.clone();
                 self.emit(Event::StepDecided {
                     step: step.clone(),
@@ -344,7 +346,7 @@ impl<'a, 's> Run<'a, 's> {
     /// Notes that a step has its outputs, and readies those that waited for it.
     fn settle(&mut self, id: StepId, decided: Decided, outputs: Vec<Output>) {
         let settled = Settled {
-            manifest: decided.manifest,
+            key: decided.key,
             inputs: decided.inputs,
             outputs,
         };
@@ -432,7 +434,7 @@ impl<'a, 's> Run<'a, 's> {
         let job = prepare(
             self.with.registry,
             node,
-            &decided.manifest,
+            &self.planner.manifest(id, &decided.inputs),
             inputs,
             &work,
             threads,
@@ -528,7 +530,7 @@ impl<'a, 's> Run<'a, 's> {
         let store = self.with.around.store;
         let previous = self.previous_outputs(node);
         self.warn_of_other_result(node, &flight.decided, &outputs);
-        let execution = self.execution(node, &flight, &ended, &outputs);
+        let execution = self.execution(id, &flight, &ended, &outputs);
         let entry = Entry {
             outputs: outputs.clone(),
             record: store.put(&self.with.recorder.record(&execution))?,
@@ -572,19 +574,19 @@ impl<'a, 's> Run<'a, 's> {
 
     fn execution(
         &self,
-        node: &Node,
+        id: StepId,
         flight: &Flight,
         ended: &Ended,
         outputs: &[Output],
     ) -> Execution {
         let since = flight.started.duration_since(UNIX_EPOCH);
-        let decided = &flight.decided;
+        let (node, decided) = (self.node(id), &flight.decided);
         Execution {
             run: self.with.options.run.clone(),
             pipeline: self.with.graph.name.clone(),
             step: node.name.clone(),
             key: decided.key,
-            manifest: decided.manifest.clone(),
+            manifest: self.planner.manifest(id, &decided.inputs),
             sources: node.sources.clone(),
             inputs_from: decided
                 .inputs

@@ -116,7 +116,7 @@ impl Audit<'_> {
         self.planner.settle(
             id,
             Settled {
-                manifest: decided.manifest,
+                key: decided.key,
                 inputs: decided.inputs,
                 outputs: entry.outputs,
             },
@@ -184,7 +184,7 @@ impl Audit<'_> {
         let job = prepare(
             self.registry,
             node,
-            &decided.manifest,
+            &self.planner.manifest(id, &decided.inputs),
             inputs,
             work,
             cores(),

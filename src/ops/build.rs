@@ -206,7 +206,7 @@ fn locked(settled: &Settled) -> LockedStep {
     }
     let outputs = settled.outputs.iter();
     LockedStep {
-        key: settled.manifest.key(),
+        key: settled.key,
         sources,
         outputs: outputs
             .map(|o| (o.path.clone(), o.artifact.digest))

@@ -67,36 +67,66 @@ impl InputContent {
     }
 }
 
-impl Manifest {
-    /// The bytes that are hashed.
-    pub fn encode(&self) -> Encoder {
+/// What a manifest holds, borrowed: most keys are only compared, and then
+/// nothing need be copied.
+pub(super) struct Ingredients<'a, I, E> {
+    pub format: u32,
+    pub kind: &'a str,
+    pub version: u32,
+    pub params: &'a Params,
+    /// Port, label, shape and digest.
+    pub inputs: I,
+    /// Variables with their values, sorted.
+    pub environment: E,
+}
+
+impl<'a, I, E> Ingredients<'a, I, E>
+where
+    I: ExactSizeIterator<Item = (&'a str, &'a str, Shape, Digest)>,
+    E: ExactSizeIterator<Item = (&'a str, Option<&'a str>)>,
+{
+    /// The key: the digest of all this, framed.
+    pub fn key(self) -> Key {
         let mut encoder = Encoder::new("retune key");
         encoder.u64(u64::from(self.format));
-        encoder.str(&self.kind).u64(u64::from(self.version));
+        encoder.str(self.kind).u64(u64::from(self.version));
         encoder.list(self.params.len());
-        let sorted: BTreeMap<&String, &Value> = self.params.iter().collect();
-        for (name, value) in sorted {
+        let mut params: Vec<(&String, &Value)> = self.params.iter().collect();
+        params.sort_unstable_by_key(|(name, _)| *name);
+        for (name, value) in params {
             encoder.str(name).value(value);
         }
         encoder.list(self.inputs.len());
-        for input in &self.inputs {
-            encoder.str(&input.port).str(&input.label);
-            encoder.u64(shape_code(input.shape)).digest(&input.digest);
+        for (port, label, shape, digest) in self.inputs {
+            encoder.str(port).str(label);
+            encoder.u64(shape_code(shape)).digest(&digest);
         }
         encoder.list(self.environment.len());
-        for (name, value) in &self.environment {
+        for (name, value) in self.environment {
             encoder.str(name);
             match value {
                 Some(value) => encoder.str(value),
                 None => encoder.value(&Value::Null),
             };
         }
-        encoder
+        Key(encoder.digest_of())
     }
+}
 
+impl Manifest {
     /// The key.
     pub fn key(&self) -> Key {
-        Key(self.encode().digest_of())
+        let inputs = self.inputs.iter();
+        let environment = self.environment.iter();
+        Ingredients {
+            format: self.format,
+            kind: &self.kind,
+            version: self.version,
+            params: &self.params,
+            inputs: inputs.map(|i| (&i.port[..], &i.label[..], i.shape, i.digest)),
+            environment: environment.map(|(name, value)| (&name[..], value.as_deref())),
+        }
+        .key()
     }
 
     /// What is different from `old`, one reason for each component.
