@@ -34,6 +34,9 @@ pub struct BuildOptions {
     pub grace: Duration,
     /// Whether watch builds: steps that act on the world do not run.
     pub from_watch: bool,
+    /// Whether the process ends after this build, so that the memory of a
+    /// large graph need not be given back piece by piece.
+    pub last: bool,
 }
 
 impl Default for BuildOptions {
@@ -46,6 +49,7 @@ impl Default for BuildOptions {
             overrides: Overrides::default(),
             grace: Duration::from_secs(5),
             from_watch: false,
+            last: false,
         }
     }
 }
@@ -88,6 +92,9 @@ pub fn build(
     let summary = build.run(&needed(&graph, &targets), &forced, cancel, sink)?;
     let seconds = started.elapsed().as_secs_f64();
     sink.event(&Event::RunFinished { summary, seconds });
+    if options.last {
+        std::mem::forget(graph);
+    }
     Ok(summary)
 }
 
@@ -169,6 +176,9 @@ impl Build<'_> {
         let (summary, settled) = runner.run(steps, forced, sink)?;
         self.write_lock(&settled)?;
         self.store.stats().save()?;
+        if self.options.last {
+            std::mem::forget(settled);
+        }
         Ok(summary)
     }
 
