@@ -256,14 +256,15 @@ fn an_audit_of_what_was_never_built_says_so() {
     let space = Space::new(STEADY);
     space.write("data/text.txt", "b\na\n");
     let run = space.retune(&["audit"]);
+    assert_eq!(run.code, Some(1), "nothing was compared: {run}");
     assert!(
         run.out
-            .contains("first   not audited: it has no current result: build first"),
+            .contains("first   no result: it has no current result: build first"),
         "{run}"
     );
     assert!(
         run.out
-            .contains("second  not audited: its input first has no current result"),
+            .contains("second  no result: its input first has no current result"),
         "{run}"
     );
     assert_eq!(space.ran().len(), 0);

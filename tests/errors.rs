@@ -133,7 +133,8 @@ fn a_missing_field() {
     1 | [steps.a]
       |        ^ needed by command
       |
-      = help: run: A script for `sh -c`, or a program and its arguments as an array.
+      = help: run: A script for `sh -c`, or a program and its arguments as an
+              array.
     ");
 }
 
@@ -276,7 +277,8 @@ fn an_output_that_leaves_the_steps_folder() {
     4 | outputs = { one = '../x', two = '/etc/x' }
       |                   ^^^^^^ must lie in the step's own folder
       |
-      = help: a path here is relative to the step's output folder, without '..'
+      = help: a path here is relative to the step's output folder, without
+              '..'
 
     error: the path of the output 'two' is absolute
      --> pipelines/main.toml:4:33
@@ -284,7 +286,8 @@ fn an_output_that_leaves_the_steps_folder() {
     4 | outputs = { one = '../x', two = '/etc/x' }
       |                                 ^^^^^^^^ must lie in the step's own folder
       |
-      = help: a path here is relative to the step's output folder, without '..'
+      = help: a path here is relative to the step's output folder, without
+              '..'
     ");
 }
 
@@ -294,13 +297,14 @@ fn a_folder_outside_of_the_project() {
         "[steps.a]\nuses = 'command'\nrun = 'true'\nout = '../release'\n"
     ), @"
     exit 3
-    error: the folder 'out' leads out of its folder
+    error: the folder 'out' leads out of the project
      --> pipelines/main.toml:4:7
       |
     4 | out = '../release'
       |       ^^^^^^^^^^^^
       |
-      = help: it is a folder relative to the project root, by default cache/out/main/a
+      = help: it is a folder relative to the project root, by default
+              cache/out/main/a
     ");
 }
 
@@ -362,14 +366,6 @@ fn an_unknown_parameter() {
         "[params]\nname = 'x'\n[steps.a]\nuses = 'command'\nrun = 'echo ${params.nane}'\n"
     ), @r#"
     exit 3
-    warning: the parameter 'name' is not used
-     --> pipelines/main.toml:2:1
-      |
-    2 | name = 'x'
-      | ^^^^ no step refers to it
-      |
-      = help: refer to it as "${params.name}"
-
     error: unknown parameter 'nane'
      --> pipelines/main.toml:5:13
       |
@@ -406,8 +402,8 @@ fn a_bad_step_name() {
     1 | [steps.'../a']
       |        ^^^^^^ not a name
       |
-      = help: names are letters, digits, '-' and '_', the first one a letter or a
-              digit
+      = help: names are letters, digits, '-' and '_', the first one a letter
+              or a digit
     ");
 }
 
@@ -439,8 +435,8 @@ fn an_absolute_input() {
     4 | inputs = { x = '/etc/passwd', y = '../x' }
       |                ^^^^^^^^^^^^^
       |
-      = help: paths are relative to the project root; to use what lies elsewhere, link
-              to it from within the project
+      = help: paths are relative to the project root, so that a build does not
+              depend on where the project lies
 
     error: the path leads out of the project
      --> pipelines/main.toml:4:35
@@ -448,8 +444,8 @@ fn an_absolute_input() {
     4 | inputs = { x = '/etc/passwd', y = '../x' }
       |                                   ^^^^^^
       |
-      = help: paths are relative to the project root; to use what lies elsewhere, link
-              to it from within the project
+      = help: paths are relative to the project root, so that a build does not
+              depend on where the project lies
     ");
 }
 
@@ -477,7 +473,8 @@ fn an_override_of_nothing() {
     error: unknown field 'rnu'
      |
      = note: the value of 'rnu' comes from the command line: true
-     = help: its fields are: description, env, inputs, out, outputs, run, uses
+     = help: its fields are: description, env, inputs, out, outputs, run,
+             uses
     ");
     insta::assert_snapshot!(said(&space, &["plan", "--set", "params.x=1"]), @"
     exit 3

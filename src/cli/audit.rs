@@ -99,7 +99,7 @@ fn verdict(rows: &[Row<'_>]) -> String {
 }
 
 fn exit(rows: &[Row<'_>], stopped: bool) -> Exit {
-    if number(rows, "differs") > 0 {
+    if number(rows, "differs") + number(rows, "no result") > 0 {
         Exit::Failed
     } else if stopped {
         Exit::Interrupted

@@ -46,7 +46,32 @@ fn table(kinds: &[Kind]) -> String {
         about,
     } in kinds
     {
-        text.push_str(&format!("{name:width$}  {version:>7}  {about}\n"));
+        let indent = width + 11;
+        let mut lines = wrap(about, LINE - indent).into_iter();
+        let first = lines.next().unwrap_or_default();
+        text.push_str(&format!("{name:width$}  {version:>7}  {first}\n"));
+        for line in lines {
+            text.push_str(&format!("{:indent$}{line}\n", ""));
+        }
     }
     text
+}
+
+/// How long a line may be.
+const LINE: usize = 80;
+
+/// The words of a text in lines of at most `width` characters; a longer word
+/// stands alone.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }

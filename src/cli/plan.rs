@@ -21,6 +21,7 @@ pub(super) fn run(session: &Session, args: &Plan) -> Result<Exit, Failure> {
         overrides: session.overrides(),
         grace: Duration::ZERO,
         from_watch: false,
+        last: true,
     };
     let steps = ops::plan(&workspace, &options)?;
     let output = &session.output;

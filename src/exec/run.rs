@@ -77,7 +77,7 @@ impl Runner<'_> {
         let (sender, messages) = channel();
         std::thread::scope(|scope| {
             let mut run = Run::new(self, steps, forced, sink, sender);
-            match run.to_the_end(scope, &messages) {
+            match run.until_done(scope, &messages) {
                 Ok(summary) => Ok((summary, run.planner.into_settled())),
                 Err(error) => {
                     run.abandon();
@@ -178,7 +178,7 @@ impl<'a, 's> Run<'a, 's> {
         }
     }
 
-    fn to_the_end<'scope>(
+    fn until_done<'scope>(
         &mut self,
         scope: &'scope Scope<'scope, '_>,
         messages: &Receiver<Message>,
@@ -251,22 +251,25 @@ impl<'a, 's> Run<'a, 's> {
         Ok(())
     }
 
-    fn act_on(&mut self, id: StepId, decided: Decided) -> Result<(), StoreError> {
-        let step = self.node(id).name.clone();
+    fn act_on(&mut self, id: StepId, mut decided: Decided) -> Result<(), StoreError> {
         match &decided.verdict {
             Verdict::UpToDate => {
                 self.summary.up_to_date += 1;
+                let step = self.node(id).name.clone();
                 let verdict = Verdict::UpToDate;
                 self.emit(Event::StepDecided { step, verdict });
-                let outputs = entry_outputs(&decided);
+                let entry = decided.entry.take();
+                let outputs = entry.map_or(Vec::new(), |entry| entry.outputs);
                 self.settle(id, decided, outputs);
             }
             Verdict::Restore { .. } => {
+                let step = self.node(id).name.clone();
                 let verdict = decided.verdict.clone();
                 self.emit(Event::StepDecided { step, verdict });
                 self.restore(id, decided)?;
             }
             Verdict::Run { .. } | Verdict::Maybe { .. } => {
+                let step = self.node(id).name.clone();
                 let verdict = decided.verdict.clone();
                 self.emit(Event::StepDecided {
                     step: step.clone(),
@@ -358,7 +361,7 @@ impl<'a, 's> Run<'a, 's> {
     /// Notes that a step has its outputs, and readies those that waited for it.
     fn settle(&mut self, id: StepId, decided: Decided, outputs: Vec<Output>) {
         let settled = Settled {
-            manifest: decided.manifest,
+            key: decided.key,
             inputs: decided.inputs,
             outputs,
         };
@@ -480,7 +483,7 @@ impl<'a, 's> Run<'a, 's> {
         let job = prepare(
             self.with.registry,
             node,
-            &decided.manifest,
+            &self.planner.manifest(id, &decided.inputs),
             inputs,
             &work,
             threads,
@@ -578,7 +581,7 @@ impl<'a, 's> Run<'a, 's> {
         let store = self.with.around.store;
         let previous = self.previous_outputs(node);
         self.warn_of_other_result(node, &flight.decided, &outputs);
-        let execution = self.execution(node, &flight, &ended, &outputs);
+        let execution = self.execution(id, &flight, &ended, &outputs);
         let entry = Entry {
             outputs: outputs.clone(),
             record: store.put(&self.with.recorder.record(&execution))?,
@@ -624,19 +627,19 @@ impl<'a, 's> Run<'a, 's> {
 
     fn execution(
         &self,
-        node: &Node,
+        id: StepId,
         flight: &Flight,
         ended: &Ended,
         outputs: &[Output],
     ) -> Execution {
         let since = flight.started.duration_since(UNIX_EPOCH);
-        let decided = &flight.decided;
+        let (node, decided) = (self.node(id), &flight.decided);
         Execution {
             run: self.with.options.run.clone(),
             pipeline: self.with.graph.name.clone(),
             step: node.name.clone(),
             key: decided.key,
-            manifest: decided.manifest.clone(),
+            manifest: self.planner.manifest(id, &decided.inputs),
             sources: node.sources.clone(),
             inputs_from: decided
                 .inputs

@@ -129,7 +129,7 @@ impl Audit<'_> {
         self.planner.settle(
             id,
             Settled {
-                manifest: decided.manifest,
+                key: decided.key,
                 inputs: decided.inputs,
                 outputs: entry.outputs,
             },
@@ -212,7 +212,7 @@ impl Audit<'_> {
         let job = prepare(
             self.registry,
             node,
-            &decided.manifest,
+            &self.planner.manifest(id, &decided.inputs),
             inputs,
             work,
             cores(),

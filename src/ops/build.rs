@@ -10,7 +10,7 @@ use super::{HubAccess, OpsError, Workspace, registry};
 use crate::event::{Event, Sink, Summary};
 use crate::exec::{LocalExecutor, Options, Runner};
 use crate::files::{self, Lock as BuildLock};
-use crate::graph::{Graph, StepId};
+use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::Overrides;
 use crate::plan::{Provenance, Settled, Surroundings};
 use crate::record::{Lock, LockedStep, ProvenanceRecorder};
@@ -34,6 +34,9 @@ pub struct BuildOptions {
     pub grace: Duration,
     /// Whether watch builds: steps that act on the world do not run.
     pub from_watch: bool,
+    /// Whether the process ends after this build, so that the memory of a
+    /// large graph need not be given back piece by piece.
+    pub last: bool,
 }
 
 impl Default for BuildOptions {
@@ -46,6 +49,7 @@ impl Default for BuildOptions {
             overrides: Overrides::default(),
             grace: Duration::from_secs(5),
             from_watch: false,
+            last: false,
         }
     }
 }
@@ -91,6 +95,9 @@ pub fn build(
     let summary = build.run(&steps, &forced, cancel, sink)?;
     let seconds = started.elapsed().as_secs_f64();
     sink.event(&Event::RunFinished { summary, seconds });
+    if options.last {
+        std::mem::forget(graph);
+    }
     Ok(summary)
 }
 
@@ -181,6 +188,9 @@ impl Build<'_> {
         let (summary, settled) = runner.run(steps, forced, sink)?;
         self.write_lock(&settled)?;
         self.store.stats().save()?;
+        if self.options.last {
+            std::mem::forget(settled);
+        }
         Ok(summary)
     }
 
@@ -188,15 +198,22 @@ impl Build<'_> {
     /// lines, steps that are gone lose them.
     fn write_lock(&self, settled: &[Option<Settled>]) -> Result<(), OpsError> {
         let path = self.workspace.lock_file();
+        let steps = self.graph.nodes.iter().zip(settled);
+        let built = |(node, settled): (&Node, &Option<Settled>)| {
+            Some((node.name.clone(), locked(settled.as_ref()?)))
+        };
+        let mut lock = Lock {
+            steps: steps.clone().filter_map(built).collect(),
+        };
+        // The usual case by far, and then the file need not be understood.
+        if lock.steps.len() == self.graph.nodes.len() && lock.is_at(&path) {
+            return Ok(());
+        }
         let mut old = Lock::read(&path)?.unwrap_or_default();
-        let mut lock = Lock::default();
-        for (node, settled) in self.graph.nodes.iter().zip(settled) {
-            let step = match settled {
-                Some(settled) => Some(locked(settled)),
-                None => old.steps.remove(&node.name),
-            };
+        for (node, _) in steps.filter(|(_, settled)| settled.is_none()) {
+            let kept = old.steps.remove(&node.name);
             lock.steps
-                .extend(step.map(|step| (node.name.clone(), step)));
+                .extend(kept.map(|step| (node.name.clone(), step)));
         }
         Ok(lock.write(&path)?)
     }
@@ -211,7 +228,7 @@ fn locked(settled: &Settled) -> LockedStep {
     }
     let outputs = settled.outputs.iter();
     LockedStep {
-        key: settled.manifest.key(),
+        key: settled.key,
         sources,
         outputs: outputs
             .map(|o| (o.path.clone(), o.artifact.digest))

@@ -3,6 +3,7 @@
 mod audit;
 mod build;
 mod graph;
+mod graph_cache;
 mod init;
 mod inspect;
 mod verify;

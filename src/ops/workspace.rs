@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::OpsError;
+use super::graph_cache::GraphCache;
 use crate::files;
 use crate::graph::{Graph, StepId};
 use crate::pipeline::{Diagnostics, Overrides, Source, StepName};
@@ -58,7 +59,8 @@ impl Workspace {
         self.root.join(&self.pipeline).with_extension("lock")
     }
 
-    /// Reads and checks the pipeline file; the diagnostics are warnings.
+    /// Reads and checks the pipeline file, or takes its graph from the cache;
+    /// the diagnostics are warnings.
     pub fn load(
         &self,
         overrides: &Overrides,
@@ -68,7 +70,16 @@ impl Workspace {
             path: self.pipeline.display().to_string(),
             text: files::read_text(&self.root.join(&self.pipeline))?,
         };
-        Ok(Graph::load(source, overrides, registry)?)
+        let cache = GraphCache::new(&self.cache, &source, overrides, registry);
+        if let Some(graph) = cache.as_ref().and_then(GraphCache::read) {
+            return Ok((graph, Diagnostics::new(source, Vec::new())));
+        }
+        let (graph, warnings) = Graph::load(source, overrides, registry)?;
+        // Warnings are to be seen every time.
+        if let Some(cache) = cache.filter(|_| warnings.list.is_empty()) {
+            cache.write(&graph);
+        }
+        Ok((graph, warnings))
     }
 
     /// Opens the store to look at; needs no lock and writes nothing.

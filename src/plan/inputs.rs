@@ -26,6 +26,14 @@ pub struct ResolvedInput {
     pub from: Provenance,
 }
 
+impl ResolvedInput {
+    /// The file name that the step can see; empty for one that is not UTF-8.
+    pub fn file(&self) -> &str {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        name.unwrap_or_default()
+    }
+}
+
 /// Where an input comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

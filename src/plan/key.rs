@@ -70,36 +70,66 @@ impl InputContent {
     }
 }
 
-impl Manifest {
-    /// The bytes that are hashed.
-    pub fn encode(&self) -> Encoder {
+/// What a manifest holds, borrowed: most keys are only compared, and then
+/// nothing need be copied.
+pub(super) struct Ingredients<'a, I, E> {
+    pub format: u32,
+    pub kind: &'a str,
+    pub version: u32,
+    pub params: &'a Params,
+    /// Port, label, file name, and shape with digest.
+    pub inputs: I,
+    /// Variables with their values, sorted.
+    pub environment: E,
+}
+
+impl<'a, I, E> Ingredients<'a, I, E>
+where
+    I: ExactSizeIterator<Item = (&'a str, &'a str, &'a str, (Shape, Digest))>,
+    E: ExactSizeIterator<Item = (&'a str, Option<&'a str>)>,
+{
+    /// The key: the digest of all this, framed.
+    pub fn key(self) -> Key {
         let mut encoder = Encoder::new("retune key");
         encoder.u64(u64::from(self.format));
-        encoder.str(&self.kind).u64(u64::from(self.version));
+        encoder.str(self.kind).u64(u64::from(self.version));
         encoder.list(self.params.len());
-        let sorted: BTreeMap<&String, &Value> = self.params.iter().collect();
-        for (name, value) in sorted {
+        let mut params: Vec<(&String, &Value)> = self.params.iter().collect();
+        params.sort_unstable_by_key(|(name, _)| *name);
+        for (name, value) in params {
             encoder.str(name).value(value);
         }
         encoder.list(self.inputs.len());
-        for input in &self.inputs {
-            encoder.str(&input.port).str(&input.label).str(&input.file);
-            encoder.u64(shape_code(input.shape)).digest(&input.digest);
+        for (port, label, file, artifact) in self.inputs {
+            encoder.str(port).str(label).str(file);
+            encoder.u64(shape_code(artifact.0)).digest(&artifact.1);
         }
         encoder.list(self.environment.len());
-        for (name, value) in &self.environment {
+        for (name, value) in self.environment {
             encoder.str(name);
             match value {
                 Some(value) => encoder.str(value),
                 None => encoder.value(&Value::Null),
             };
         }
-        encoder
+        Key(encoder.digest_of())
     }
+}
 
+impl Manifest {
     /// The key.
     pub fn key(&self) -> Key {
-        Key(self.encode().digest_of())
+        let inputs = self.inputs.iter();
+        let environment = self.environment.iter();
+        Ingredients {
+            format: self.format,
+            kind: &self.kind,
+            version: self.version,
+            params: &self.params,
+            inputs: inputs.map(|i| (&i.port[..], &i.label[..], &i.file[..], (i.shape, i.digest))),
+            environment: environment.map(|(name, value)| (&name[..], value.as_deref())),
+        }
+        .key()
     }
 
     /// What is different from `old`, one reason for each component.
@@ -236,7 +266,7 @@ mod tests {
             "the encoding of keys changed"
         );
     }
-    const GOLDEN: &str = "2647a5c605c24b1d63cf0d10ca3e9a98a2119efa612fa4391d1fc26ea35ca221";
+    const GOLDEN: &str = "0c6565870e75352fcb2caab998aafd902b450123193ed6e7eab654c5704a6cfd";
 
     fn changed(change: impl FnOnce(&mut Manifest)) -> Vec<String> {
         let old = manifest();

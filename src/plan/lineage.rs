@@ -84,13 +84,12 @@ pub fn lineage<'a>(
 
 fn describe<'a>(graph: &'a Graph, id: StepId, settled: &'a Settled) -> Step<'a> {
     let node = graph.node(id);
-    let manifest = &settled.manifest;
     let outputs = node.outputs.iter().zip(&settled.outputs);
     Step {
         name: node.name.as_str(),
-        kind: &manifest.kind,
-        version: manifest.version,
-        params: sorted(&Value::Object(manifest.params.clone())),
+        kind: &node.kind,
+        version: node.version,
+        params: sorted(&Value::Object(node.params.clone())),
         inputs: settled.inputs.iter().map(describe_input).collect(),
         outputs: outputs
             .map(|(port, output)| StepOutput {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::decide::{Fault, Standing, Stored, decide};
 use super::inputs::{self, Hub, InputError, Provenance, ResolvedInput};
-use super::key::{FORMAT, InputContent, Manifest};
+use super::key::{FORMAT, Ingredients, InputContent, Manifest};
 use super::lineage::lineage;
 use super::verdict::{Reason, Verdict};
 use crate::files;
@@ -20,8 +20,8 @@ pub const LINEAGE_FILE: &str = "lineage.json";
 /// What is known of a step that has its outputs.
 #[derive(Debug, Clone)]
 pub struct Settled {
-    /// What made them.
-    pub manifest: Manifest,
+    /// The key they stand for.
+    pub key: Key,
     /// The inputs.
     pub inputs: Vec<ResolvedInput>,
     /// The outputs, in the order of the ports.
@@ -31,8 +31,6 @@ pub struct Settled {
 /// A step whose inputs are known and for which it was decided what to do.
 #[derive(Debug, Clone)]
 pub struct Decided {
-    /// What enters the key.
-    pub manifest: Manifest,
     /// The key.
     pub key: Key,
     /// The inputs.
@@ -214,8 +212,7 @@ impl<'a> Planner<'a> {
     pub fn manifest(&self, id: StepId, inputs: &[ResolvedInput]) -> Manifest {
         let node = self.graph.node(id);
         let content = |input: &ResolvedInput| {
-            let file = input.path.file_name().unwrap_or_default().to_string_lossy();
-            InputContent::new(&input.port, &input.label, &file, &input.artifact)
+            InputContent::new(&input.port, &input.label, input.file(), &input.artifact)
         };
         let variable = |name: &String| (name.clone(), self.around.environment.get(name).cloned());
         Manifest {
@@ -228,11 +225,39 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// The key of a step: that of its manifest, which need not be made for it.
+    fn key(&self, id: StepId, inputs: &[ResolvedInput]) -> Key {
+        let node = self.graph.node(id);
+        let inputs = inputs.iter().map(|input| {
+            let Artifact { shape, digest, .. } = input.artifact;
+            (
+                &input.port[..],
+                &input.label[..],
+                input.file(),
+                (shape, digest),
+            )
+        });
+        // Sorted and without repetition, as the manifest's map is.
+        let variable = |name: &'a String| {
+            let value = self.around.environment.get(name);
+            (&name[..], value.map(String::as_str))
+        };
+        Ingredients {
+            format: FORMAT,
+            kind: &node.kind,
+            version: node.version,
+            params: &node.params,
+            inputs,
+            environment: node.environment.iter().map(variable),
+        }
+        .key()
+    }
+
     /// Decides what to do for a step whose upstream steps are settled.
     pub fn decide(&self, id: StepId, forced: bool) -> Result<Decided, InputError> {
         let inputs = self.inputs(id)?;
-        let manifest = self.manifest(id, &inputs);
-        let key = manifest.key();
+        let key = self.key(id, &inputs);
+        debug_assert_eq!(key, self.manifest(id, &inputs).key());
         let node = self.graph.node(id);
         let entry = self.around.store.entry(&key);
         let state = self.state(node);
@@ -248,9 +273,10 @@ impl<'a> Planner<'a> {
             stored: self.stored(entry.as_ref(), is_current.then_some(&faults)),
             outputs: faults.into_iter().map(|(_, fault)| fault).collect(),
         };
-        let verdict = decide(&standing, || self.differences(node, &manifest, &state));
+        let verdict = decide(&standing, || {
+            self.differences(node, &self.manifest(id, &inputs), &state)
+        });
         Ok(Decided {
-            manifest,
             key,
             inputs,
             verdict,
@@ -416,7 +442,7 @@ impl<'a> Planner<'a> {
             self.settle(
                 id,
                 Settled {
-                    manifest: decided.manifest.clone(),
+                    key: decided.key,
                     inputs: decided.inputs.clone(),
                     outputs: entry.outputs.clone(),
                 },

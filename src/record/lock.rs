@@ -117,12 +117,16 @@ impl Lock {
         text
     }
 
+    /// Whether the file says exactly this.
+    pub fn is_at(&self, path: &Path) -> bool {
+        std::fs::read(path).is_ok_and(|old| old == self.to_text().as_bytes())
+    }
+
     /// Writes the file unless it says this already.
     pub fn write(&self, path: &Path) -> Result<(), FileError> {
-        let text = self.to_text();
-        match files::read(path) {
-            Ok(old) if old == text.as_bytes() => Ok(()),
-            _ => files::write_atomic(path, text.as_bytes()),
+        match self.is_at(path) {
+            true => Ok(()),
+            false => files::write_atomic(path, self.to_text().as_bytes()),
         }
     }
 }

@@ -109,6 +109,13 @@ impl Index {
         steps.entry(step.step).or_default()
     }
 
+    /// How long the shortest history is that leads to this index.
+    fn shortest(&self) -> usize {
+        let states = self.steps.values().flat_map(HashMap::values);
+        let of_step = |s: &StepState| s.current.iter().count() + s.unfinished.iter().count();
+        self.entries.len() + states.map(of_step).sum::<usize>()
+    }
+
     /// The shortest history that leads to this index.
     fn notes(&self) -> Vec<Note> {
         let mut finished = BTreeMap::new();
@@ -263,10 +270,10 @@ impl Journal {
 impl Opened {
     /// Rewrites a journal that is mostly history.
     fn compact_if_worth_it(&mut self) -> Result<(), FileError> {
-        let notes = self.index.notes();
-        if self.index.notes < 3 * notes.len() + 1000 {
+        if self.index.notes < 3 * self.index.shortest() + 1000 {
             return Ok(());
         }
+        let notes = self.index.notes();
         let mut bytes = MAGIC.to_vec();
         for note in &notes {
             write_note(&mut bytes, note);
@@ -439,6 +446,7 @@ mod tests {
         let long = fs::metadata(&path).unwrap().len();
         check(&Journal::open(&path).unwrap().index);
         assert!(fs::metadata(&path).unwrap().len() < long / 50);
+        assert_eq!(opened.index.shortest(), opened.index.notes().len());
         check(&Journal::open(&path).unwrap().index);
     }
 }

@@ -1,0 +1,257 @@
+//! The expanded graph of a pipeline file, kept under `cache/graphs/` so that a build that changes nothing need not parse TOML.
+//!
+//! Format 1: the line `retune graph 1`, the digest of everything that the
+//! graph was made from, the graph (postcard), and the first eight bytes of the
+//! blake3 of all that. A file that does not match in every respect is not
+//! there: the pipeline is parsed again and the file replaced.
+
+use std::path::{Path, PathBuf};
+
+use crate::files::{self, Stat};
+use crate::graph::Graph;
+use crate::hash::{Digest, Encoder};
+use crate::pipeline::{Overrides, Source};
+use crate::step::Registry;
+
+const MAGIC: &[u8] = b"retune graph 1\n";
+
+/// The place of one pipeline's graph, and what the graph must have been made from.
+pub(super) struct GraphCache {
+    file: PathBuf,
+    made_from: Digest,
+}
+
+impl GraphCache {
+    /// The cached graph of `source` in the store's folder `cache`; none where
+    /// this program cannot tell itself from another one.
+    pub(super) fn new(
+        cache: &Path,
+        source: &Source,
+        overrides: &Overrides,
+        registry: &Registry,
+    ) -> Option<Self> {
+        let stem = Path::new(&source.path).file_stem()?;
+        Some(GraphCache {
+            file: cache.join("graphs").join(stem),
+            made_from: made_from(source, overrides, registry, &own_program()?),
+        })
+    }
+
+    /// The graph, if it is there, whole, and made from the same.
+    pub(super) fn read(&self) -> Option<Graph> {
+        let bytes = std::fs::read(&self.file).ok()?;
+        let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
+        let graph = body.strip_prefix(MAGIC)?;
+        let graph = graph.strip_prefix(self.made_from.as_bytes())?;
+        if Digest::of(body).prefix().to_le_bytes() != check {
+            return None;
+        }
+        postcard::from_bytes(graph).ok()
+    }
+
+    /// Keeps a graph that was made without a warning. Where there is no store
+    /// yet, or it cannot be written to, the graph is merely not kept.
+    pub(super) fn write(&self, graph: &Graph) {
+        let store = self.file.parent().and_then(Path::parent);
+        let Ok(graph) = postcard::to_stdvec(graph) else {
+            return;
+        };
+        if !store.is_some_and(Path::is_dir) {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(MAGIC.len() + 32 + graph.len() + 8);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(self.made_from.as_bytes());
+        bytes.extend_from_slice(&graph);
+        let check = Digest::of(&bytes).prefix();
+        bytes.extend_from_slice(&check.to_le_bytes());
+        let _ = files::write_atomic(&self.file, &bytes);
+    }
+}
+
+/// This program's file: another build of it may expand a pipeline to another
+/// graph, and any rebuild or upgrade replaces the file.
+fn own_program() -> Option<Stat> {
+    let path = std::env::current_exe().ok()?;
+    Stat::of(&std::fs::canonicalize(path).ok()?).ok()
+}
+
+/// The digest of everything that a graph is made from.
+fn made_from(
+    source: &Source,
+    overrides: &Overrides,
+    registry: &Registry,
+    program: &Stat,
+) -> Digest {
+    let mut encoder = Encoder::new("retune graph");
+    for n in [program.dev, program.ino, program.size] {
+        encoder.u64(n);
+    }
+    encoder.bytes(&program.mtime_ns.to_le_bytes());
+    encoder.list(registry.iter().count());
+    for kind in registry.iter() {
+        encoder.str(kind.name()).u64(kind.version().into());
+    }
+    encoder.str(&source.path).str(&source.text);
+    encoder.list(overrides.set.len());
+    for (path, value) in &overrides.set {
+        encoder.str(path).str(value);
+    }
+    encoder.list(overrides.env.len());
+    for (name, value) in &overrides.env {
+        encoder.str(name).str(value);
+    }
+    encoder.digest_of()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    /// A kind in two versions.
+    struct Copy<const VERSION: u32>;
+
+    #[derive(Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Params {
+        /// How often.
+        #[serde(default)]
+        times: u32,
+        /// A float must come through as it is.
+        #[serde(default)]
+        rate: Option<f64>,
+    }
+
+    impl<const V: u32> Step for Copy<V> {
+        type Params = Params;
+        const KIND: &'static str = "copy";
+        const VERSION: u32 = V;
+        const ABOUT: &'static str = "Copies.";
+
+        fn inputs() -> Vec<InPort> {
+            vec![InPort::one("from", PortType::File, "what to copy")]
+        }
+
+        fn outputs(_: &Params) -> Vec<OutPort> {
+            vec![OutPort::new("copy", PortType::File, "copy")]
+        }
+
+        fn check(_: &Params) -> Result<(), FieldError> {
+            Ok(())
+        }
+
+        fn run(_: &Params, _: &mut Context<'_>) -> Result<(), StepError> {
+            Ok(())
+        }
+    }
+
+    fn registry<const V: u32>() -> Registry {
+        let mut registry = Registry::new();
+        registry.add::<Copy<V>>();
+        registry
+    }
+
+    const TEXT: &str = "[steps.a]\nuses = 'copy'\nfrom = 'x'\nrate = 5e-5\n\
+                        [steps.b]\nuses = 'copy'\nfrom = '@a'\ntimes = 1\n";
+
+    fn source(text: &str) -> Source {
+        Source {
+            path: "pipelines/p.toml".into(),
+            text: text.to_owned(),
+        }
+    }
+
+    fn set(value: &str) -> Overrides {
+        Overrides {
+            set: vec![("steps.a.times".into(), value.into())],
+            ..Overrides::default()
+        }
+    }
+
+    struct Space {
+        folder: tempfile::TempDir,
+        graph: Graph,
+    }
+
+    impl Space {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let none = Overrides::default();
+            let (graph, warnings) = Graph::load(source(TEXT), &none, &registry::<1>()).unwrap();
+            assert!(warnings.list.is_empty());
+            let space = Space { folder, graph };
+            space.of(TEXT, &none, &registry::<1>()).write(&space.graph);
+            space
+        }
+
+        fn of(&self, text: &str, overrides: &Overrides, registry: &Registry) -> GraphCache {
+            GraphCache::new(self.folder.path(), &source(text), overrides, registry).unwrap()
+        }
+
+        fn same(&self) -> GraphCache {
+            self.of(TEXT, &Overrides::default(), &registry::<1>())
+        }
+    }
+
+    #[test]
+    fn a_kept_graph_is_the_graph() {
+        let space = Space::new();
+        assert_eq!(space.same().read(), Some(space.graph));
+    }
+
+    #[test]
+    fn another_text_is_another_graph() {
+        let space = Space::new();
+        let none = Overrides::default();
+        let edited = TEXT.replace("5e-5", "6e-5");
+        assert_eq!(space.of(&edited, &none, &registry::<1>()).read(), None);
+    }
+
+    #[test]
+    fn an_override_is_another_graph() {
+        let space = Space::new();
+        assert_eq!(space.of(TEXT, &set("2"), &registry::<1>()).read(), None);
+        let variable = Overrides {
+            env: [("RETUNE_STEPS__A__TIMES".into(), "2".into())].into(),
+            ..Overrides::default()
+        };
+        assert_eq!(space.of(TEXT, &variable, &registry::<1>()).read(), None);
+        let two = space.of(TEXT, &set("2"), &registry::<1>()).made_from;
+        let three = space.of(TEXT, &set("3"), &registry::<1>()).made_from;
+        assert_ne!(two, three);
+    }
+
+    #[test]
+    fn another_version_of_a_kind_or_of_the_program_is_another_graph() {
+        let space = Space::new();
+        let none = Overrides::default();
+        assert_eq!(space.of(TEXT, &none, &registry::<2>()).read(), None);
+        let program = own_program().unwrap();
+        let rebuilt = Stat {
+            mtime_ns: program.mtime_ns + 1,
+            ..program
+        };
+        let of = |program| made_from(&source(TEXT), &none, &registry::<1>(), program);
+        assert_ne!(of(&program), of(&rebuilt));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_graph() {
+        let space = Space::new();
+        let cache = space.same();
+        let good = std::fs::read(&cache.file).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&cache.file, &bad).unwrap();
+            assert_eq!(cache.read(), None, "flipped byte {at}");
+            std::fs::write(&cache.file, &good[..at]).unwrap();
+            assert_eq!(cache.read(), None, "cut at {at}");
+        }
+        std::fs::remove_file(&cache.file).unwrap();
+        assert_eq!(cache.read(), None);
+    }
+}
