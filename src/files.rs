@@ -159,6 +159,10 @@ impl Stat {
         Ok(Self::from_raw(&rustix::fs::fstat(file)?))
     }
 
+    #[cfg_attr(
+        all(target_os = "linux", target_pointer_width = "64"),
+        expect(clippy::unnecessary_cast, reason = "the types differ between systems")
+    )]
     fn from_raw(raw: &rustix::fs::Stat) -> Self {
         let nanos = |seconds: i64, nanos: i64| seconds.wrapping_mul(1_000_000_000) + nanos;
         Stat {

@@ -1,8 +1,55 @@
-//! `retune` is `make` for open fine-tuning.
+//! `retune` is `make` for open fine-tuning: a TOML pipeline in, a documented
+//! LoRA release out, and only what changed is rebuilt.
 //!
-//! This page is the map of the crate. Data flows one way,
-//! **pipeline → graph → plan → exec → record**; a module may import only what
-//! the table in `tests/layering.rs` allows it.
+//! This page is the map of the crate. Data flows one way:
+//!
+//! ```text
+//! pipeline → graph → plan → exec → record
+//! ```
+//!
+//! A module may import only what the table in `tests/layering.rs` allows it.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`hash`] | digests and the canonical encoding; the only user of blake3 |
+//! | [`files`] | atomic writes, locks, stat tuples, paths in errors |
+//! | [`data`] | rows, findings, templates, splits, statistics |
+//! | [`ml`] | kernels, decoder, LoRA, tokenizer, training, generation; the only user of candle |
+//! | [`eval`] | generations, scores, intervals, comparisons |
+//! | `hub` | pinned revisions from the Hub (feature `hub`) |
+//! | [`release`] | charts, recipes, model cards, release folders |
+//! | [`pipeline`] | TOML to a pipeline with spans, overrides and parameters |
+//! | [`step`] | what a kind of step is: its trait, ports, context |
+//! | [`graph`] | steps checked and wired, in an order to run them |
+//! | [`store`] | objects, history and stat cache under `cache/` |
+//! | [`plan`] | keys, the decision, reasons |
+//! | [`event`] | what happens in a run, as plain data |
+//! | [`exec`] | the scheduler and the one door through which steps run |
+//! | [`record`] | provenance, the lock file, comparing digests |
+//! | [`report`] | bars, plain lines, JSON lines |
+//! | [`steps`] | one file per kind: glue from ports to domain code |
+//! | [`watch`] | debounced file events |
+//! | [`ops`] | one function per user action |
+//! | [`cli`] | arguments, output, exit codes; one file per verb |
+//!
+//! To add a kind: a file in `steps` with a parameter struct and an
+//! implementation of [`step::Step`], one line in [`steps::register`], and the
+//! work itself in a domain module.
+//!
+//! What is on disk, and the type that writes it:
+//!
+//! | file | type |
+//! |---|---|
+//! | `pipelines/NAME.toml` | the user; read into [`pipeline::Pipeline`] |
+//! | `pipelines/NAME.lock` | [`record::Lock`] |
+//! | `cache/objects/ab/cdef…` | [`store::LocalStore`]; a folder is a [`store::Listing`] |
+//! | `cache/journal` | [`store::Note`]s by [`store::journal::Journal`] |
+//! | `cache/stat` | [`store::StatCache`] |
+//! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
+//! | `cache/work/RUN-STEP/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
+//! | `cache/runs/RUN/STEP.log` | what a step printed |
+//! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them |
+//! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |
 
 pub mod cli;
 pub mod data;

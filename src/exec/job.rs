@@ -22,7 +22,7 @@ pub const FORMAT: u32 = 1;
 /// What a process is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
-    /// [`FORMAT`].
+    /// The version of the format.
     pub format: u32,
     /// The kind.
     pub kind: String,
@@ -46,7 +46,7 @@ pub struct Job {
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobResult {
-    /// [`FORMAT`].
+    /// The version of the format.
     pub format: u32,
     /// The end.
     #[serde(flatten)]

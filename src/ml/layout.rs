@@ -99,7 +99,7 @@ impl fmt::Display for Module {
 pub struct LinearIds {
     /// [outputs, inputs].
     pub weight: TensorId,
-    /// [outputs].
+    /// \[outputs\].
     pub bias: Option<TensorId>,
 }
 

@@ -37,8 +37,12 @@ struct Step<'a> {
 #[derive(Serialize)]
 struct Input<'a> {
     port: &'a str,
-    label: &'a str,
-    from: &'a Provenance,
+    /// The label of a labelled port, else the reference as a pipeline file
+    /// would write it.
+    label: String,
+    /// None for what the engine supplies itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a Provenance>,
     digest: Digest,
 }
 
@@ -104,10 +108,15 @@ fn describe<'a>(graph: &'a Graph, id: StepId, settled: &'a Settled) -> Step<'a> 
 }
 
 fn describe_input(input: &ResolvedInput) -> Input<'_> {
+    let label = match &input.from {
+        Provenance::Step { step, output } if input.label.is_empty() => format!("@{step}.{output}"),
+        _ => input.label.clone(),
+    };
+    let engine = matches!(input.from, Provenance::Engine(_));
     Input {
         port: &input.port,
-        label: &input.label,
-        from: &input.from,
+        label,
+        from: (!engine).then_some(&input.from),
         digest: input.artifact.digest,
     }
 }

@@ -14,7 +14,7 @@ pub const FORMAT: u32 = 1;
 /// How the inputs of a step came to be, as the engine tells it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// [`FORMAT`].
+    /// The version of the format.
     pub format: u32,
     /// The pipeline's own fields.
     pub pipeline: PipelineInfo,

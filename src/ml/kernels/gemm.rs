@@ -78,7 +78,7 @@ impl<'a> View<'a> {
 }
 
 /// The right side of a product in the order in which tiles read it: panels of
-/// [`NR`] columns, each with k contiguous, the last one filled up with zeros.
+/// `NR` columns, each with k contiguous, the last one filled up with zeros.
 pub struct Packed {
     k: usize,
     n: usize,
