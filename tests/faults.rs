@@ -546,3 +546,88 @@ fn a_cache_that_is_a_file_is_said() {
         "{run}"
     );
 }
+
+// What a step's neighbours and its user do meanwhile
+
+#[test]
+fn a_program_that_ends_well_when_told_to_stop_is_not_built() {
+    let space = script(
+        "trap 'echo partial > out.txt; exit 0' TERM; echo x > OUTSIDE/pid
+while ! test -e OUTSIDE/go; do sleep 0.05; done; echo whole > out.txt",
+    );
+    let running = space.start(&["build", "--grace", "30"]);
+    wait_for("the step's start", || {
+        space.outside("pid").exists().then_some(())
+    });
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!((run.code, run.total("cancelled")), (Some(130), 1), "{run}");
+    go(&space);
+    space.ran();
+    assert_eq!(space.rerun(), ["a"], "it is not taken for built");
+    assert_eq!(space.read("cache/out/main/a/out.txt"), "whole\n");
+}
+
+#[test]
+fn a_step_that_writes_to_its_input_cannot_poison_another() {
+    let space = Space::new(
+        r#"
+        [steps.small]
+        uses = "command"
+        run = "echo good > s.txt"
+        outputs = { s = "s.txt" }
+        [steps.evil]
+        uses = "command"
+        run = "chmod +w ${inputs.s}; echo EVIL > ${inputs.s}; echo done > e.txt"
+        inputs = { s = "@small" }
+        outputs = { e = "e.txt" }
+        [steps.victim]
+        uses = "command"
+        run = "cat ${inputs.s} ${inputs.e} > v.txt"
+        inputs = { s = "@small", e = "@evil" }
+        outputs = { v = "v.txt" }
+        "#,
+    );
+    let run = space.build(&["-k"]);
+    assert_eq!(run.steps("step-failed"), ["evil"], "{run}");
+    assert!(run.err.contains("changed while the step ran"), "{run}");
+    assert!(!space.exists("cache/out/main/victim/v.txt"));
+    space.edit("chmod +w ${inputs.s}; echo EVIL > ${inputs.s}; ", "");
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/victim/v.txt"), "good\ndone\n");
+}
+
+#[test]
+fn a_result_that_cannot_be_put_in_place_is_kept() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo a >> RUNS; echo dear > a.txt"
+        out = "data/taken"
+        outputs = { a = "a.txt" }
+        "#,
+    );
+    space.write("data/taken", "a file where the folder belongs\n");
+    let run = space.build(&[]);
+    assert_eq!((run.code, run.steps("step-failed")), (Some(1), vec!["a"]));
+    assert!(run.err.contains("could not be put in place"), "{run}");
+    assert_eq!(space.ran(), ["a"]);
+    space.remove("data/taken");
+    let run = space.built(&[]);
+    assert_eq!(run.steps("step-restored"), ["a"], "{run}");
+    assert_eq!(
+        (space.ran().len(), space.read("data/taken/a.txt")),
+        (0, "dear\n".into())
+    );
+}
+
+#[test]
+fn looking_at_a_project_makes_no_store() {
+    let space = Space::new(COPY);
+    space.write("data/text.txt", "one\n");
+    for verb in ["plan", "verify", "graph"] {
+        space.retune(&[verb]);
+        assert!(!space.exists("cache"), "{verb}");
+    }
+}
