@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    retune::cli::run(std::env::args_os())
+    retune::cli::run(std::env::args_os(), retune::ops::registry())
 }

@@ -15,7 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("eval", &["hash", "files", "data"]),
     ("hub", &["hash", "files"]),
     ("release", &["hash", "files", "data"]),
-    ("pipeline", &[]),
+    ("pipeline", &["hash"]),
     ("step", &["hash"]),
     ("graph", &["pipeline", "step"]),
     ("store", &["hash", "files"]),
@@ -54,7 +54,7 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "hash", "files", "pipeline", "plan", "event", "report", "ops",
+            "hash", "files", "pipeline", "step", "plan", "event", "report", "ops",
         ],
     ),
 ];

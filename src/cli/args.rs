@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::pipeline;
+
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// What follows `--help`: what scripts rely on.
@@ -58,8 +60,8 @@ pub struct Global {
         global = true,
         value_parser = assignment,
         long_help = "Replace a value of the pipeline file: steps.NAME.FIELD=VALUE, \
-            params.NAME=VALUE or pipeline.seed=VALUE. The value is TOML, or else plain \
-            text. May be repeated. RETUNE_STEPS__NAME__FIELD and RETUNE_PARAMS__NAME in \
+            params.NAME=VALUE or pipeline.seed=VALUE. steps.NAME[AXIS=VALUE].FIELD=VALUE does \
+            it in some cells of a matrix. The value is TOML, or else plain text. May be repeated. RETUNE_STEPS__NAME__FIELD and RETUNE_PARAMS__NAME in \
             the environment do the same, and yield to this."
     )]
     pub set: Vec<(String, String)>,
@@ -92,6 +94,8 @@ pub enum Verb {
     Plan(Plan),
     /// Say why a step would run: every component that changed, old and new.
     Why(Why),
+    /// Show the results of the cells of a matrix side by side.
+    Table(Table),
     /// Show the steps and what they need of each other.
     Graph(Graph),
     /// Build, and build again whenever an input changes.
@@ -170,6 +174,27 @@ pub struct Why {
     pub json: bool,
 }
 
+/// `table`.
+#[derive(Debug, Args)]
+pub struct Table {
+    /// The steps [default: all that have a matrix].
+    #[arg(value_name = "STEP")]
+    pub steps: Vec<String>,
+    /// Sort by this column: an axis, state, seconds, or something measured;
+    /// -COLUMN for the largest first.
+    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Show only these of the measured columns.
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Print CSV.
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+}
+
 /// `graph`.
 #[derive(Debug, Args)]
 pub struct Graph {
@@ -225,9 +250,11 @@ pub struct Init {
     pub folder: Option<PathBuf>,
 }
 
-/// `PATH=VALUE`; the value may be empty and may hold further `=`.
+/// `PATH=VALUE`; the value may be empty and may hold further `=`, and so may
+/// the brackets of a cell in the path.
 fn assignment(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
+    let split = pipeline::assignment(text);
+    match split {
         Some((path, value)) if !path.trim().is_empty() => {
             Ok((path.trim().to_owned(), value.to_owned()))
         }
@@ -315,6 +342,9 @@ mod tests {
     fn every_other_verb() {
         for line in [
             "why stage1 --json",
+            "table",
+            "table stage1 --sort -loss --columns loss,steps --csv",
+            "table stage1[rank=8] --json",
             "graph --format dot",
             "graph --format mermaid",
             "watch stage1 -k",

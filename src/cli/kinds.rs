@@ -16,7 +16,7 @@ struct Kind {
 }
 
 pub(super) fn run(session: &Session, args: &Kinds) -> Result<Exit, Failure> {
-    let kinds: Vec<Kind> = ops::kinds()
+    let kinds: Vec<Kind> = ops::kinds(&session.registry)
         .into_iter()
         .map(|(name, version, about)| Kind {
             name: name.to_string(),

@@ -12,13 +12,15 @@ mod plan;
 mod problem;
 mod schema;
 mod signals;
+mod table;
 mod verify;
 mod watch;
 mod why;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 
@@ -29,21 +31,21 @@ use problem::Failure;
 
 use crate::ops::{self, OpsError, Workspace};
 use crate::pipeline::Overrides;
+use crate::step::Registry;
 
-/// Runs the program with its arguments, the first of which is its own name.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+/// Runs the program with its arguments, the first of which is its own name,
+/// for pipelines whose steps use these kinds.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, registry: Registry) -> ExitCode {
     // A step's process: thousands of them may be started, so nothing is set up before.
-    if let [_, verb, job] = &arguments[..]
-        && verb == "__step"
-    {
-        return ops::worker(Path::new(job));
+    if let Some(code) = ops::step_process(&registry) {
+        return code;
     }
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.len() < 2 {
         return help();
     }
     match Cli::try_parse_from(arguments) {
-        Ok(cli) => run_verb(cli).into(),
+        Ok(cli) => run_verb(cli, registry).into(),
         Err(error) => {
             // Nowhere to write is no reason to fail in another way.
             let _ = error.print();
@@ -60,16 +62,18 @@ fn help() -> ExitCode {
     Exit::Fine.into()
 }
 
-fn run_verb(cli: Cli) -> Exit {
+fn run_verb(cli: Cli, registry: Registry) -> Exit {
     let output = Output::new(&cli.global);
     let session = Session {
         global: cli.global,
         output,
+        registry: Arc::new(registry),
     };
     let result = match cli.verb {
         Verb::Build(args) => build::run(&session, &args),
         Verb::Plan(args) => plan::run(&session, &args),
         Verb::Why(args) => why::run(&session, &args),
+        Verb::Table(args) => table::run(&session, &args),
         Verb::Graph(args) => graph::run(&session, &args),
         Verb::Watch(args) => watch::run(&session, &args),
         Verb::Verify(args) => verify::run(&session, &args),
@@ -88,6 +92,7 @@ fn run_verb(cli: Cli) -> Exit {
 struct Session {
     global: Global,
     output: Output,
+    registry: Arc<Registry>,
 }
 
 impl Session {
@@ -100,7 +105,8 @@ impl Session {
         let Global {
             pipeline, cache, ..
         } = &self.global;
-        Workspace::find(&self.folder(), pipeline.as_deref(), cache.as_deref())
+        let found = Workspace::find(&self.folder(), pipeline.as_deref(), cache.as_deref())?;
+        Ok(found.with_kinds(Arc::clone(&self.registry)))
     }
 
     /// What replaces values of the pipeline file: `--set` and `RETUNE_…`.

@@ -73,7 +73,9 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::NoPipeline(_)
         | OpsError::WhichPipeline(_)
         | OpsError::NoSuchPipeline { .. }
-        | OpsError::NoSuchStep { .. } => Exit::Usage,
+        | OpsError::NoSuchStep { .. }
+        | OpsError::BadAddress { .. }
+        | OpsError::NoSuchCell { .. } => Exit::Usage,
         OpsError::Input { .. }
         | OpsError::Lock(_)
         | OpsError::Store(_)

@@ -6,6 +6,6 @@ use super::problem::Failure;
 use crate::ops;
 
 pub(super) fn run(session: &Session) -> Result<Exit, Failure> {
-    session.output.print_json(&ops::schema())?;
+    session.output.print_json(&ops::schema(&session.registry))?;
     Ok(Exit::Fine)
 }

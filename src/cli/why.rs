@@ -1,4 +1,4 @@
-//! `retune why`: everything that changed about one step.
+//! `retune why`: everything that changed about one step, or about each cell of a matrix.
 
 use super::Session;
 use super::args::Why;
@@ -8,12 +8,15 @@ use crate::{ops, report};
 
 pub(super) fn run(session: &Session, args: &Why) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
-    let step = ops::why(&workspace, &session.overrides(), &args.step)?;
+    let steps = ops::why(&workspace, &session.overrides(), &args.step)?;
     let output = &session.output;
-    if args.json {
-        output.print_json(&step)?;
-    } else {
-        output.print(&report::explain(&step, &output.out))?;
+    match &steps[..] {
+        [step] if args.json => output.print_json(step)?,
+        steps if args.json => output.print_json(&steps)?,
+        steps => {
+            let text = steps.iter().map(|step| report::explain(step, &output.out));
+            output.print(&text.collect::<String>())?;
+        }
     }
     Ok(Exit::Fine)
 }

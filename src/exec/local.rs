@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::Stop;
 use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
 use super::worker::peak_memory;
-use super::{Executor, Running};
+use super::{Executor, Running, STEP_VERB};
 use crate::files::{self, PathContext};
 use crate::step::{Progress, StepError};
 
@@ -57,7 +57,7 @@ impl LocalExecutor {
                 let bytes = serde_json::to_vec(job).expect("plain data");
                 files::write(&folder.job(), bytes)?;
                 let mut command = Command::new(&self.program);
-                command.arg("__step").arg(folder.job());
+                command.arg(STEP_VERB).arg(folder.job());
                 command.stdout(Stdio::piped());
                 command
             }

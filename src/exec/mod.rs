@@ -14,6 +14,10 @@ pub use worker::work;
 
 use crate::step::{Progress, StepError};
 
+/// The hidden verb by which a step's process re-enters this program; the path
+/// of its job follows.
+pub const STEP_VERB: &str = "__step";
+
 /// Starts jobs somewhere: as child processes today, on a cluster later.
 pub trait Executor: Sync {
     /// Starts a job whose files are in `folder`.

@@ -476,7 +476,7 @@ impl<'a, 's> Run<'a, 's> {
         decided: &Decided,
     ) -> Result<(WorkFolder, Box<dyn Running>, bool), StepError> {
         let node = self.node(id);
-        let name = format!("{}-{}", self.with.options.run, node.name);
+        let name = format!("{}-{}", self.with.options.run, node.name.file());
         let work = WorkFolder::create(self.with.around.cache.join("work").join(name))?;
         let inputs = self.job_inputs(id, decided, &work)?;
         let threads = self.with.options.threads;
@@ -769,7 +769,7 @@ impl<'a, 's> Run<'a, 's> {
             .join("runs")
             .join(&self.with.options.run);
         files::create_dir(&folder).ok()?;
-        let kept = folder.join(format!("{}.log", self.node(id).name));
+        let kept = folder.join(format!("{}.log", self.node(id).name.file()));
         files::rename(&log, &kept).ok()?;
         Some(kept)
     }

@@ -10,7 +10,8 @@ use super::order::{self, Order};
 use super::wiring::Wiring;
 use super::{Graph, InputRef, Node, StepId};
 use crate::pipeline::{
-    Diagnostic, Field, Pipeline, RawStep, Source, Span, Spans, ValueSource, suggest, within,
+    Diagnostic, Field, OncePerPlace, Pipeline, RawStep, Source, Span, Spans, ValueSource, suggest,
+    within,
 };
 use crate::step::{Arity, FieldError, InPort, Kind, Mention, OutPort, Params, Registry, Shape};
 
@@ -22,26 +23,34 @@ pub(super) fn build(
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Graph> {
     let kinds = kinds(pipeline, registry);
-    let steps: Vec<Checked> = pipeline
-        .steps
-        .iter()
-        .map(|raw| Checked::new(raw, &kinds, registry, pipeline, faults))
-        .collect();
+    let steps = checked(pipeline, &kinds, registry, faults);
     let outs = Outs::new(pipeline, faults);
+    let names = pipeline.steps.iter().enumerate();
     let mut wiring = Wiring {
         pipeline,
-        index: steps
-            .iter()
-            .enumerate()
-            .map(|(i, step)| (step.raw.name.as_str(), i))
-            .collect(),
+        index: names.map(|(i, raw)| (raw.name.as_str(), i)).collect(),
+        cells: cells(pipeline),
         steps: &steps,
         outs: &outs,
         needs: Vec::new(),
         faults,
     };
-    let inputs: Vec<Vec<InputRef>> = (0..steps.len()).map(|step| wiring.inputs(step)).collect();
+    let mut once = Vec::new();
+    let mut inputs: Vec<Vec<InputRef>> = Vec::with_capacity(steps.len());
+    for (at, step) in steps.iter().enumerate() {
+        let before = wiring.faults.len();
+        inputs.push(wiring.inputs(at));
+        report_once(&mut once, step.raw, wiring.faults, before);
+    }
     let needs = wiring.needs;
+    let mut once = Vec::new();
+    for (step, inputs) in steps.iter().zip(&inputs) {
+        let before = faults.len();
+        if let Some(shape) = &step.shape {
+            mentions(step.raw, shape, inputs, &pipeline.source, faults);
+        }
+        report_once(&mut once, step.raw, faults, before);
+    }
     let order = match order::order(steps.len(), needs) {
         Ok(order) => order,
         Err(cycles) => {
@@ -53,6 +62,57 @@ pub(super) fn build(
         return None;
     }
     assemble(pipeline, steps, inputs, outs, order)
+}
+
+fn checked<'a>(
+    pipeline: &'a Pipeline,
+    kinds: &'a HashMap<&'a str, KindInfo<'a>>,
+    registry: &Registry,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<Checked<'a>> {
+    let mut once = Vec::new();
+    let check = |raw| {
+        let before = faults.len();
+        let checked = Checked::new(raw, kinds, registry, pipeline, faults);
+        report_once(&mut once, raw, faults, before);
+        checked
+    };
+    pipeline.steps.iter().map(check).collect()
+}
+
+/// The faults of the cells of the latest matrix, by its step's name.
+type Once<'a> = Vec<(&'a str, OncePerPlace)>;
+
+/// Of the faults from `start` on, which are those of one step, keeps those
+/// that no cell before it in the same matrix has at the same place.
+fn report_once<'a>(
+    once: &mut Once<'a>,
+    raw: &'a RawStep,
+    faults: &mut Vec<Diagnostic>,
+    start: usize,
+) {
+    if raw.cell.is_none() || faults.len() == start {
+        return;
+    }
+    let base = raw.name.base();
+    if once.last().is_none_or(|(last, _)| *last != base) {
+        once.clear();
+        once.push((base, OncePerPlace::default()));
+    }
+    if let Some((_, seen)) = once.last_mut() {
+        seen.keep(faults, start);
+    }
+}
+
+/// The steps that are the cells of a matrix, by the name of that.
+fn cells(pipeline: &Pipeline) -> HashMap<&str, Vec<usize>> {
+    let mut cells: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (at, raw) in pipeline.steps.iter().enumerate() {
+        if raw.cell.is_some() {
+            cells.entry(raw.name.base()).or_default().push(at);
+        }
+    }
+    cells
 }
 
 /// A kind and what is asked of it for every step that uses it.
@@ -135,7 +195,6 @@ impl<'a> Checked<'a> {
         match kind.kind.shape(fields) {
             Ok(mut shape) => {
                 layout::outputs(raw, &mut shape.outputs, faults);
-                mentions(raw, &shape, &pipeline.source, faults);
                 checked.shape = Some(shape);
             }
             Err(error) => faults.push(refused(raw, error)),
@@ -202,7 +261,7 @@ fn unknown_field(field: &Field, kind: &KindInfo<'_>) -> Diagnostic {
         .iter()
         .filter(|port| port.arity != Arity::Lineage);
     let mut known: Vec<&str> = params.chain(ports.map(|port| port.name)).collect();
-    known.extend(["description", "out", "uses"]);
+    known.extend(["description", "matrix", "out", "uses"]);
     Diagnostic::error(
         field.key_span.clone(),
         format!("unknown field '{}'", field.key),
@@ -267,16 +326,17 @@ fn refused(raw: &RawStep, error: FieldError) -> Diagnostic {
 }
 
 /// Checks the labels that parameters mention.
-fn mentions(raw: &RawStep, shape: &Shape, file: &Source, faults: &mut Vec<Diagnostic>) {
+fn mentions(
+    raw: &RawStep,
+    shape: &Shape,
+    inputs: &[InputRef],
+    file: &Source,
+    faults: &mut Vec<Diagnostic>,
+) {
     for mention in &shape.mentions {
         let (what, label, known): (_, _, Vec<&str>) = match mention {
-            Mention::Input(label) => {
-                let table = raw
-                    .field("inputs")
-                    .and_then(|field| field.value.as_object());
-                let keys = table.into_iter().flat_map(Map::keys);
-                ("input", label, keys.map(String::as_str).collect())
-            }
+            Mention::Input(label) => ("input", label, labels(raw, inputs)),
+            Mention::Inputs(label) => ("gathered input", label, gathered(inputs)),
             Mention::Output(label) => {
                 let names = shape.outputs.iter().map(|output| output.name.as_str());
                 ("output", label, names.collect())
@@ -292,10 +352,47 @@ fn mentions(raw: &RawStep, shape: &Shape, file: &Source, faults: &mut Vec<Diagno
             .find_map(|field| find(&field.value, &field.spans, &text));
         let span = span.map(|span| within(file, span, &text));
         let hint = suggest(label, known, &format!("its {what}s are"))
-            .unwrap_or_else(|| format!("declare it: {what}s = {{ {label} = \"…\" }}"));
+            .unwrap_or_else(|| declare(mention, label));
         let message = format!("the step '{}' has no {what} '{label}'", raw.name);
         faults.push(Diagnostic::error(span, message).hint(hint));
     }
+}
+
+fn declare(mention: &Mention, label: &str) -> String {
+    match mention {
+        Mention::Input(_) => format!("declare it: inputs = {{ {label} = \"…\" }}"),
+        Mention::Inputs(_) => format!("declare it: inputs = {{ {label} = \"@STEP[*]\" }}"),
+        Mention::Output(_) => format!("declare it: outputs = {{ {label} = \"…\" }}"),
+    }
+}
+
+/// The labels of a step's inputs, and those of inputs that are at fault.
+fn labels<'a>(raw: &'a RawStep, inputs: &'a [InputRef]) -> Vec<&'a str> {
+    let table = raw
+        .field("inputs")
+        .and_then(|field| field.value.as_object());
+    let keys = table.into_iter().flat_map(Map::keys).map(String::as_str);
+    let gathered = gathered(inputs);
+    let wired = inputs.iter().map(|input| input.label.as_str());
+    let mut labels: Vec<&str> = keys
+        .filter(|key| !gathered.contains(key))
+        .chain(wired)
+        .collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
+/// The labels that stand for several cells of a step.
+fn gathered(inputs: &[InputRef]) -> Vec<&str> {
+    let base = |input: &'_ InputRef| input.label.find('[');
+    let mut labels: Vec<&str> = inputs
+        .iter()
+        .filter_map(|input| Some(&input.label[..base(input)?]))
+        .collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
 }
 
 /// Where the string stands in which `text` occurs.
@@ -375,6 +472,7 @@ fn node(
     let sources: BTreeMap<_, _> = keys.map(|key| (key.clone(), step.source_of(key))).collect();
     Some(Node {
         name: step.raw.name.clone(),
+        cell: step.raw.cell.clone(),
         kind: kind.name().to_owned(),
         version: kind.version(),
         purity: kind.purity(),

@@ -1,6 +1,6 @@
 //! Where things lie: relative paths in normal form, and who writes where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pipeline::{Diagnostic, Pipeline, RawStep, Span};
 use crate::step::OutPort;
@@ -185,7 +185,7 @@ impl Outs {
         if within(stem, &self.default) || contains(&self.default) {
             let rest = stem.strip_prefix(&self.default).unwrap_or_default();
             let name = rest.trim_start_matches('/').split('/').next();
-            let named = |raw: &&RawStep| Some(raw.name.as_str()) == name;
+            let named = |raw: &&RawStep| Some(raw.name.base()) == name;
             return pipeline.steps.iter().find(named).or(pipeline.steps.first());
         }
         let found = self
@@ -217,8 +217,14 @@ fn overlaps(pipeline: &Pipeline, chosen: &[(String, usize)], faults: &mut Vec<Di
         let span = raw.out.as_ref().and_then(|field| field.value_span());
         span.unwrap_or_else(|| raw.name_span.clone())
     };
+    let mut told = BTreeSet::new();
     for (a, b) in nested(&paths) {
         let (a, b) = in_order(a, b, |at| place(at).start);
+        // Of the cells of a matrix one pair is enough.
+        let base = |at: usize| pipeline.steps[chosen[at].1].name.base();
+        if !told.insert((base(a), base(b))) {
+            continue;
+        }
         let name = |at: usize| &pipeline.steps[chosen[at].1].name;
         let relation = match paths[a] == paths[b] {
             true => "the same folder",

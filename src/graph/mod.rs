@@ -18,7 +18,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::pipeline::{
-    Diagnostics, Overrides, Pipeline, PipelineName, Source, StepName, ValueSource,
+    Cell, Diagnostics, Overrides, Pipeline, PipelineName, Source, StepName, ValueSource,
 };
 use crate::step::{OutPort, Params, PortType, Purity, Registry};
 
@@ -86,6 +86,8 @@ pub struct InputRef {
 pub struct Node {
     /// Its name.
     pub name: StepName,
+    /// Which cell of its matrix it is, if it has one.
+    pub cell: Option<Cell>,
     /// The name of its kind.
     pub kind: String,
     /// The version of its kind.
@@ -194,6 +196,21 @@ impl Graph {
             .by_name
             .binary_search_by(|&id| self.node(id).name.cmp(name));
         found.ok().map(|at| self.by_name[at])
+    }
+
+    /// The cells of the matrix of the step that the file calls `base`, in the
+    /// matrix's order; nothing for a step without one.
+    pub fn cells(&self, base: &str) -> Vec<StepId> {
+        let prefix = format!("{base}[");
+        let name = |id: &StepId| self.node(*id).name.as_str();
+        let start = self.by_name.partition_point(|id| name(id) < &*prefix);
+        let rest = self.by_name[start..].iter();
+        let mut cells: Vec<StepId> = rest
+            .take_while(|id| name(id).starts_with(&prefix))
+            .copied()
+            .collect();
+        cells.sort_unstable();
+        cells
     }
 
     /// The targets and every step that they need.

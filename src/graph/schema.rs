@@ -6,9 +6,15 @@ use super::check::required;
 use crate::step::{Arity, InPort, Kind, Registry};
 
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_-]*$";
-/// A whole-string reference to a parameter.
-const REFERENCE: &str = r"^\$\{params\.[A-Za-z0-9][A-Za-z0-9_-]*\}$";
-const STEP: &str = r"^@[A-Za-z0-9][A-Za-z0-9_-]*(\.[^.\s]+)?$";
+/// The name of a step, which may be one cell of a matrix.
+const STEP_NAME: &str = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\[.+\])?$";
+/// A whole-string reference to a parameter or to an axis.
+const REFERENCE: &str = r"^\$\{(params|matrix)\.[A-Za-z0-9][A-Za-z0-9_-]*\}$";
+const STEP: &str = r"^@[A-Za-z0-9][A-Za-z0-9_-]*(\[.+\])?(\.[^.\s]+)?$";
+/// Cells of a matrix.
+const CELLS: &str = r"^@[A-Za-z0-9][A-Za-z0-9_-]*\[.+\](\.[^.\s]+)?$";
+/// A step whose matrix is taken over.
+const WHOLE: &str = r"^@[A-Za-z0-9][A-Za-z0-9_-]*$";
 const HUB: &str = r"^hf://((datasets|models)/)?[^/@\s]+/[^/@\s]+@[^/@\s]+(/.+)?$";
 /// Anything that starts neither with `@` or `/` nor with `hf://`.
 const PATH: &str = "^([^@/h].*|h([^f].*)?|hf([^:].*)?|hf:([^/].*)?|hf:/([^/].*)?)$";
@@ -19,6 +25,7 @@ pub fn schema(registry: &Registry) -> Value {
     let mut defs = Map::new();
     defs.insert("input".to_owned(), input());
     defs.insert("reference".to_owned(), reference());
+    defs.insert("matrix".to_owned(), matrix());
     let mut branches = Vec::new();
     for kind in registry.iter() {
         defs.insert(kind.name().to_owned(), branch(kind));
@@ -42,7 +49,7 @@ pub fn schema(registry: &Registry) -> Value {
             "steps": {
                 "description": "The steps by name.",
                 "type": "object",
-                "propertyNames": { "pattern": NAME },
+                "propertyNames": { "pattern": STEP_NAME },
                 "additionalProperties": step,
             },
         },
@@ -86,9 +93,39 @@ fn input() -> Value {
 
 fn reference() -> Value {
     json!({
-        "description": "The value of a parameter: ${params.NAME}.",
+        "description": "The value of a parameter, ${params.NAME}, or of an axis, ${matrix.AXIS}.",
         "type": "string",
         "pattern": REFERENCE,
+    })
+}
+
+fn matrix() -> Value {
+    let from = json!({
+        "description": "The step whose cells are taken over: @step.",
+        "type": "string",
+        "pattern": WHOLE,
+    });
+    let cells = |about: &str| {
+        json!({
+            "description": about,
+            "type": "array",
+            "items": { "type": "object", "propertyNames": { "pattern": NAME }, "minProperties": 1 },
+        })
+    };
+    let values = json!({ "type": "array", "minItems": 1 });
+    json!({
+        "description": "Makes one step of each combination of the values of its axes.",
+        "anyOf": [from, {
+            "type": "object",
+            "properties": {
+                "from": from,
+                "include": cells("Cells that are added; each names every axis."),
+                "exclude": cells("Cells that are left out: those with these values."),
+            },
+            "propertyNames": { "pattern": NAME },
+            "additionalProperties": { "anyOf": [values, { "$ref": "#/$defs/reference" }] },
+            "minProperties": 1,
+        }],
     })
 }
 
@@ -145,6 +182,7 @@ fn common(kind: &dyn Kind) -> Map<String, Value> {
                 "minLength": 1,
             }),
         ),
+        ("matrix", json!({ "$ref": "#/$defs/matrix" })),
     ];
     let named = fields.map(|(name, schema)| (name.to_owned(), schema));
     Map::from_iter(named)
@@ -160,8 +198,10 @@ fn port_schema(port: &InPort) -> Value {
         }),
         Arity::Labelled => json!({
             "description": about,
-            "type": "object",
-            "additionalProperties": input,
+            "anyOf": [
+                { "type": "object", "additionalProperties": input },
+                { "type": "string", "pattern": CELLS },
+            ],
         }),
         Arity::One | Arity::Optional | Arity::Lineage => {
             json!({ "description": about, "$ref": "#/$defs/input" })

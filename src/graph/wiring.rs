@@ -9,13 +9,18 @@ use super::build::Checked;
 use super::check::describe;
 use super::layout::{BadPath, Outs, is_glob, normal};
 use super::{BadHubRef, HubRef, InputRef, Origin, StepId};
-use crate::pipeline::{Diagnostic, Field, Pipeline, RawStep, Spans, closest, suggest};
+use crate::pipeline::{
+    Address, Cell, Cells, Diagnostic, Field, Pipeline, RawStep, Spans, closest, listed, pair,
+    suggest,
+};
 use crate::step::{Arity, InPort, OutPort, PortType};
 
 /// Wires the ports of all steps.
 pub(super) struct Wiring<'a> {
     pub pipeline: &'a Pipeline,
     pub index: HashMap<&'a str, usize>,
+    /// The steps that are the cells of a matrix, by its name in the file.
+    pub cells: HashMap<&'a str, Vec<usize>>,
     pub steps: &'a [Checked<'a>],
     pub outs: &'a Outs,
     /// Of each pair the first step reads from the second.
@@ -25,6 +30,9 @@ pub(super) struct Wiring<'a> {
 
 /// The label of an input and what it comes from, or what is wrong with it.
 type Found = Result<(String, Origin), Box<Diagnostic>>;
+
+/// The same for each cell that a reference means.
+type AllFound = Result<Vec<(String, Origin)>, Box<Diagnostic>>;
 
 /// Where an input is asked for.
 struct Place<'a> {
@@ -68,10 +76,17 @@ impl Wiring<'_> {
         match (port.arity, &field.value) {
             (_, Value::Null) => {}
             (Arity::Labelled, Value::Object(map)) => {
+                let start = inputs.len();
                 for (label, value) in map {
                     let spans = field.spans.value(label);
                     inputs.extend(self.input(&place(Some(label), spans), value));
                 }
+                inputs[start..].sort_by(|a, b| a.label.cmp(&b.label));
+            }
+            (Arity::Labelled, value @ Value::String(text)) if gathers(text) => {
+                let start = inputs.len();
+                inputs.extend(self.input(&place(None, &field.spans), value));
+                inputs[start..].sort_by(|a, b| a.label.cmp(&b.label));
             }
             (Arity::Many, Value::Array(items)) if !items.is_empty() => {
                 for (i, value) in items.iter().enumerate() {
@@ -85,13 +100,15 @@ impl Wiring<'_> {
         }
     }
 
-    fn input(&mut self, place: &Place<'_>, value: &Value) -> Option<InputRef> {
+    fn input(&mut self, place: &Place<'_>, value: &Value) -> Vec<InputRef> {
         let port = place.port;
+        let label = |found| place.label.map_or(found, str::to_owned);
+        let one = |(found, from)| vec![(label(found), from)];
         let outcome = match value {
-            Value::Null => return None,
-            Value::String(text) if text.starts_with('@') => self.step_output(place, &text[1..]),
-            Value::String(text) if text.starts_with(HubRef::SCHEME) => hub(text),
-            Value::String(text) => self.path(port, text),
+            Value::Null => return Vec::new(),
+            Value::String(text) if text.starts_with('@') => self.step_outputs(place, &text[1..]),
+            Value::String(text) if text.starts_with(HubRef::SCHEME) => hub(text).map(one),
+            Value::String(text) => self.path(port, text).map(one),
             _ => Err(
                 Diagnostic::error(None, format!("'{}' must hold strings", port.name))
                     .label(format!("is {}", describe(value)))
@@ -99,36 +116,147 @@ impl Wiring<'_> {
             ),
         };
         match outcome {
-            Ok((label, from)) => Some(InputRef {
-                port: port.name.to_owned(),
-                label: place.label.map_or(label, str::to_owned),
-                ty: port.ty,
-                from,
-            }),
+            Ok(found) => {
+                let input = |(label, from)| InputRef {
+                    port: port.name.to_owned(),
+                    label,
+                    ty: port.ty,
+                    from,
+                };
+                found.into_iter().map(input).collect()
+            }
             Err(mut fault) => {
                 // A fault without a message has been reported elsewhere.
                 if !fault.message.is_empty() {
                     fault.span = place.spans.span.clone();
                     self.faults.push(*fault);
                 }
-                None
+                Vec::new()
             }
         }
     }
 
-    /// What `@step` or `@step.output` refers to.
-    fn step_output(&mut self, place: &Place<'_>, text: &str) -> Found {
-        let (name, output) = match text.split_once('.') {
-            Some((name, output)) => (name, Some(output)),
-            None => (text, None),
+    /// What `@step`, `@step.output` or `@step[cells].output` refers to.
+    fn step_outputs(&mut self, place: &Place<'_>, text: &str) -> AllFound {
+        let (address, rest) = Address::leading(text).map_err(|bad| {
+            Diagnostic::error(None, format!("not a reference to a step: {bad}"))
+                .hint("write \"@STEP[AXIS=VALUE].OUTPUT\"".to_owned())
+        })?;
+        let output = match (rest, rest.strip_prefix('.')) {
+            ("", _) => None,
+            (_, Some(output)) => Some(output),
+            (rest, None) => {
+                let message = format!("not a reference to a step: '{rest}' stands behind the ']'");
+                return Err(Diagnostic::error(None, message).into());
+            }
         };
-        let Some(&from) = self.index.get(name) else {
-            return Err(self.unknown_step(name).into());
+        let steps = self.select(place, &address, output)?;
+        let one_by_name = steps.len() == 1 && self.names_one(&address, steps[0]);
+        let mut found = Vec::with_capacity(steps.len());
+        for &step in &steps {
+            let (reference, origin) = self.step_output(place, step, output)?;
+            let cell = self.steps[step].raw.name.cell();
+            let label = match (place.label, cell) {
+                (None, Some(cell)) if place.port.arity == Arity::Labelled => cell.to_owned(),
+                (None, _) => reference,
+                (Some(label), Some(_)) if !one_by_name => cell_label(label, self.steps[step].raw),
+                (Some(label), _) => label.to_owned(),
+            };
+            found.push((label, origin));
+        }
+        Ok(found)
+    }
+
+    /// Whether an address cannot mean more than one cell whatever is added to
+    /// the matrix.
+    fn names_one(&self, address: &Address, step: usize) -> bool {
+        match (&address.cells, &self.steps[step].raw.cell) {
+            (Cells::Unsaid, _) | (_, None) => true,
+            (cells, Some(cell)) => cells.exact(cell).is_some(),
+        }
+    }
+
+    /// The steps that an address means for a port.
+    fn select(
+        &self,
+        place: &Place<'_>,
+        address: &Address,
+        output: Option<&str>,
+    ) -> Result<Vec<usize>, Box<Diagnostic>> {
+        let name = &*address.base;
+        let Some(all) = self.cells.get(name) else {
+            return match (self.index.get(name), &address.cells) {
+                (Some(&step), Cells::Unsaid) => Ok(vec![step]),
+                (Some(_), _) => Err(no_matrix(name).into()),
+                (None, _) => Err(self.unknown_step(name).into()),
+            };
         };
+        let cells = || -> Vec<&Cell> { all.iter().filter_map(|&at| self.cell(at)).collect() };
+        let chosen = match &address.cells {
+            Cells::Unsaid => return self.paired(place, name, all, output),
+            Cells::All => all.clone(),
+            wanted => {
+                let exact = self.cell(all[0]).and_then(|like| wanted.exact(like));
+                let exact = exact.and_then(|text| self.index.get(&*format!("{name}[{text}]")));
+                let meant = |at: &usize| self.cell(*at).is_some_and(|cell| wanted.contains(cell));
+                match exact {
+                    Some(&step) => vec![step],
+                    None => all.iter().copied().filter(meant).collect(),
+                }
+            }
+        };
+        if chosen.is_empty() {
+            let (message, hint) = address.cells.missing(&cells());
+            return Err(Diagnostic::error(None, message)
+                .label(format!("not in the matrix of '{name}'"))
+                .hint(hint)
+                .into());
+        }
+        let takes_one = matches!(place.port.arity, Arity::One | Arity::Optional);
+        if takes_one && chosen.len() > 1 {
+            let chosen: Vec<&Cell> = chosen.iter().filter_map(|&at| self.cell(at)).collect();
+            return Err(takes_one_cell(place.port, name, &chosen, output).into());
+        }
+        Ok(chosen)
+    }
+
+    fn cell(&self, step: usize) -> Option<&Cell> {
+        self.steps[step].raw.cell.as_ref()
+    }
+
+    /// The one cell of another step that belongs to this step's own cell.
+    fn paired(
+        &self,
+        place: &Place<'_>,
+        name: &str,
+        all: &[usize],
+        output: Option<&str>,
+    ) -> Result<Vec<usize>, Box<Diagnostic>> {
+        let own = self.cell(place.step);
+        let text = own.and_then(|own| pair(own, self.cell(all[0])?));
+        let cells = || -> Vec<&Cell> { all.iter().filter_map(|&at| self.cell(at)).collect() };
+        match text {
+            None => Err(takes_one_cell(place.port, name, &cells(), output).into()),
+            Some(text) => match self.index.get(&*format!("{name}[{text}]")) {
+                Some(&step) => Ok(vec![step]),
+                None => {
+                    let message = format!("'{name}' has no cell [{text}]");
+                    let label = format!("needed by '{}'", self.steps[place.step].raw.name);
+                    let fault = Diagnostic::error(None, message).label(label);
+                    Err(fault.hint(listed(&cells())).into())
+                }
+            },
+        }
+    }
+
+    /// An output of one step.
+    fn step_output(&mut self, place: &Place<'_>, from: usize, output: Option<&str>) -> Found {
+        let steps = self.steps;
+        let name = steps[from].raw.name.as_str();
         self.needs
             .push((StepId::new(place.step), StepId::new(from)));
         // A step with faults of its own: they are reported, this is not one.
-        let Some(outputs) = self.steps[from].outputs() else {
+        let Some(outputs) = steps[from].outputs() else {
             return Err(Diagnostic::error(None, "").into());
         };
         let at = match output {
@@ -152,7 +280,7 @@ impl Wiring<'_> {
     }
 
     fn unknown_step(&self, name: &str) -> Diagnostic {
-        let names = self.pipeline.steps.iter().map(|raw| raw.name.as_str());
+        let names = self.pipeline.steps.iter().map(|raw| raw.name.base());
         let hint = match closest(name, names.clone()) {
             Some(near) => Some(format!("did you mean '@{near}'?")),
             None => suggest(name, names, "the steps are"),
@@ -177,6 +305,61 @@ impl Wiring<'_> {
         }
         Ok((path.clone(), Origin::Path(path)))
     }
+}
+
+/// The label of one of several cells behind a label: a folder's holds them all.
+fn cell_label(label: &str, raw: &RawStep) -> String {
+    match (label.ends_with('/'), raw.name.cell()) {
+        (true, _) => {
+            let folder = raw.name.folder();
+            format!("{label}{}", folder.rsplit('/').next().unwrap_or_default())
+        }
+        (false, cell) => format!("{label}[{}]", cell.unwrap_or_default()),
+    }
+}
+
+/// Whether a string behind a labelled port can stand without a label: the
+/// cells are labels enough.
+fn gathers(text: &str) -> bool {
+    let address = text.strip_prefix('@').map(Address::leading);
+    matches!(address, Some(Ok((Address { cells, .. }, _))) if cells != Cells::Unsaid)
+}
+
+fn no_matrix(name: &str) -> Diagnostic {
+    Diagnostic::error(None, format!("the step '{name}' has no matrix"))
+        .label("has no cells to choose from")
+        .hint(format!("write \"@{name}\""))
+}
+
+/// Several cells where one is needed, or where it is not said that all are meant.
+fn takes_one_cell(port: &InPort, name: &str, cells: &[&Cell], output: Option<&str>) -> Diagnostic {
+    let output = output.map_or(String::new(), |output| format!(".{output}"));
+    let takes_one = matches!(port.arity, Arity::One | Arity::Optional);
+    let (message, all) = match takes_one {
+        true => (
+            format!(
+                "'{}' takes one input, and '{name}' is {} cells",
+                port.name,
+                cells.len()
+            ),
+            String::new(),
+        ),
+        false => (
+            format!(
+                "it is not said which of the {} cells of '{name}' are meant",
+                cells.len()
+            ),
+            format!("\"@{name}[*]{output}\" takes all\n"),
+        ),
+    };
+    let one = cells.first().map_or(String::new(), |cell| cell.text());
+    Diagnostic::error(None, message)
+        .label("stands for all cells of a matrix")
+        .note(listed(cells))
+        .hint(format!(
+            "{all}\"@{name}[{one}]{output}\" takes one\n\
+             matrix = \"@{name}\" in this step pairs each of its cells with one"
+        ))
 }
 
 fn not_by_path(raw: &RawStep) -> Diagnostic {

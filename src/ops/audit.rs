@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
-use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect, registry};
+use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect};
 use crate::event::{Event, Sink};
 use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
 use crate::files::{self, FileError, PathContext};
@@ -66,8 +66,7 @@ pub fn audit(
     cancel: &AtomicBool,
     sink: &mut dyn Sink,
 ) -> Result<AuditReport, OpsError> {
-    let registry = registry();
-    let (graph, _) = workspace.load(&options.overrides, &registry)?;
+    let (graph, _) = workspace.load(&options.overrides)?;
     let targets = find_steps(&graph, &options.targets)?;
     let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
         return Ok(AuditReport::default());
@@ -80,7 +79,7 @@ pub fn audit(
     let clean = clean.on("create a folder in", &std::env::temp_dir())?;
     let mut audit = Audit {
         graph: &graph,
-        registry: &registry,
+        registry: &workspace.registry,
         store: &store,
         planner: Planner::new(
             &graph,
@@ -176,7 +175,7 @@ impl Audit<'_> {
             kind: node.kind.clone(),
             key: decided.key,
         });
-        let work = WorkFolder::create(self.clean.join(node.name.as_str()).join("work"))?;
+        let work = WorkFolder::create(self.clean.join(&*node.name.file()).join("work"))?;
         let started = Instant::now();
         let outcome = self.run(id, decided, &work, sink)?;
         let seconds = started.elapsed().as_secs_f64();
@@ -196,7 +195,7 @@ impl Audit<'_> {
             }
         };
         sink.event(&event);
-        files::remove(&self.clean.join(node.name.as_str()))?;
+        files::remove(&self.clean.join(&*node.name.file()))?;
         Ok(audited)
     }
 
@@ -245,8 +244,8 @@ impl Audit<'_> {
 
     /// The recorded inputs under other paths than the build had.
     fn inputs(&self, id: StepId, decided: &Decided) -> Result<Vec<Input>, OpsError> {
-        let name = self.graph.node(id).name.as_str();
-        let folder = self.clean.join(name).join("inputs");
+        let name = self.graph.node(id).name.file();
+        let folder = self.clean.join(&*name).join("inputs");
         files::create_dir(&folder)?;
         let mut inputs = Vec::new();
         for (i, input) in decided.inputs.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::workspace::{environment, find_steps, needed};
-use super::{HubAccess, OpsError, Workspace, registry};
+use super::{HubAccess, OpsError, Workspace};
 use crate::event::{Event, Sink, Summary};
 use crate::exec::{LocalExecutor, Options, Runner};
 use crate::files::{self, Lock as BuildLock};
@@ -67,8 +67,7 @@ pub fn build(
     sink: &mut dyn Sink,
 ) -> Result<Summary, OpsError> {
     let started = Instant::now();
-    let registry = registry();
-    let (graph, warnings) = workspace.load(&options.overrides, &registry)?;
+    let (graph, warnings) = workspace.load(&options.overrides)?;
     for warning in &warnings.list {
         let message = warning.message.clone();
         sink.event(&Event::Warning { message });
@@ -87,7 +86,7 @@ pub fn build(
     let build = Build {
         workspace,
         graph: &graph,
-        registry: &registry,
+        registry: &workspace.registry,
         store: &store,
         options,
         run: run_name(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{OpsError, Workspace, registry};
+use super::{OpsError, Workspace};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::Overrides;
 
@@ -23,7 +23,7 @@ pub fn graph(
     overrides: &Overrides,
     format: GraphFormat,
 ) -> Result<String, OpsError> {
-    let (graph, _) = workspace.load(overrides, &registry())?;
+    let (graph, _) = workspace.load(overrides)?;
     Ok(match format {
         GraphFormat::Text => text(&graph),
         GraphFormat::Dot => dot(&graph),

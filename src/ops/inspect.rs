@@ -1,38 +1,39 @@
 //! Looking without touching: plan, why, and what watch has to watch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::workspace::{environment, find_step, find_steps, needed};
-use super::{BuildOptions, HubAccess, OpsError, Workspace, registry, step_name};
+use super::{BuildOptions, HubAccess, OpsError, Workspace, step_name};
 use crate::graph::{Graph, Origin, StepId};
-use crate::pipeline::{Diagnostics, Overrides};
+use crate::pipeline::{Diagnostics, Overrides, StepName};
 use crate::plan::{PlannedStep, Planner, Surroundings, is_glob};
 use crate::store::LocalStore;
 use crate::watch::Watched;
 
 /// What a build with these options would do, step by step in build order.
 pub fn plan(workspace: &Workspace, options: &BuildOptions) -> Result<Vec<PlannedStep>, OpsError> {
-    let (graph, _) = workspace.load(&options.overrides, &registry())?;
+    let (graph, _) = workspace.load(&options.overrides)?;
     let targets = find_steps(&graph, &options.targets)?;
     let forced = find_steps(&graph, &options.force)?;
     dry_run(workspace, &graph, &needed(&graph, &targets), &forced)
 }
 
-/// What a build would do for one step, and why.
+/// What a build would do for one step, or for each of several cells of a
+/// matrix, and why.
 pub fn why(
     workspace: &Workspace,
     overrides: &Overrides,
     step: &str,
-) -> Result<PlannedStep, OpsError> {
-    let (graph, _) = workspace.load(overrides, &registry())?;
-    let id = find_step(&graph, step)?;
-    let mut plan = dry_run(workspace, &graph, &needed(&graph, &[id]), &[])?;
-    let name = &graph.node(id).name;
-    let at = plan.iter().position(|step| step.name == *name);
-    Ok(plan.swap_remove(at.expect("a step is among those it needs")))
+) -> Result<Vec<PlannedStep>, OpsError> {
+    let (graph, _) = workspace.load(overrides)?;
+    let ids = find_step(&graph, step)?;
+    let mut plan = dry_run(workspace, &graph, &needed(&graph, &ids), &[])?;
+    let asked: BTreeSet<&StepName> = ids.iter().map(|id| &graph.node(*id).name).collect();
+    plan.retain(|step| asked.contains(&step.name));
+    Ok(plan)
 }
 
-fn dry_run(
+pub(super) fn dry_run(
     workspace: &Workspace,
     graph: &Graph,
     steps: &[StepId],
@@ -67,12 +68,12 @@ pub(super) fn surroundings<'a>(
 
 /// The warnings about the pipeline file.
 pub fn warnings(workspace: &Workspace, overrides: &Overrides) -> Result<Diagnostics, OpsError> {
-    Ok(workspace.load(overrides, &registry())?.1)
+    Ok(workspace.load(overrides)?.1)
 }
 
 /// What a change of which asks for another build.
 pub fn watched(workspace: &Workspace, overrides: &Overrides) -> Result<Watched, OpsError> {
-    let (graph, _) = workspace.load(overrides, &registry())?;
+    let (graph, _) = workspace.load(overrides)?;
     let root = &workspace.root;
     let mut watched = Watched {
         root: root.clone(),

@@ -6,12 +6,15 @@ mod graph;
 mod graph_cache;
 mod init;
 mod inspect;
+mod table;
 mod verify;
 mod watch;
 mod workspace;
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use crate::exec::STEP_VERB;
 use crate::files::FileError;
 use crate::graph::{Graph, HubRef};
 use crate::pipeline::Diagnostics;
@@ -26,6 +29,7 @@ pub use build::{BuildOptions, build};
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
 pub use inspect::{plan, warnings, watched, why};
+pub use table::{Row, Standing, Table, table};
 pub use verify::{VerifyFault, VerifyReport, verify};
 pub use watch::{Notice, watch};
 pub use workspace::Workspace;
@@ -63,6 +67,24 @@ pub enum OpsError {
         name: String,
         /// The most similar one.
         closest: Option<String>,
+    },
+    /// A text cannot be the address of a step.
+    #[error("'{text}' names no step: {why}")]
+    BadAddress {
+        /// As given.
+        text: String,
+        /// Why.
+        why: String,
+    },
+    /// The step has no such cell.
+    #[error("step '{step}': {message}")]
+    NoSuchCell {
+        /// The step.
+        step: String,
+        /// What is not there.
+        message: String,
+        /// What is.
+        hint: Option<String>,
     },
     /// The pipeline file is wrong.
     #[error("{0}")]
@@ -104,6 +126,10 @@ impl OpsError {
             OpsError::NoSuchStep { closest, .. } => closest
                 .as_ref()
                 .map(|name| format!("did you mean '{name}'?")),
+            OpsError::NoSuchCell { hint, .. } => hint.clone(),
+            OpsError::BadAddress { .. } => {
+                Some("a cell is named like 'stage1[lr=1e-4,rank=8]', in quotes".to_owned())
+            }
             OpsError::Lock(LockError::Damaged { path, .. }) => Some(format!(
                 "after a merge conflict, take either side of {path} and build again"
             )),
@@ -120,14 +146,13 @@ pub fn registry() -> Registry {
     registry
 }
 
-/// The JSON schema of the pipeline file.
-pub fn schema() -> serde_json::Value {
-    crate::graph::schema(&registry())
+/// The JSON schema of the pipeline file with these kinds.
+pub fn schema(registry: &Registry) -> serde_json::Value {
+    crate::graph::schema(registry)
 }
 
 /// Name, version and purpose of every kind.
-pub fn kinds() -> Vec<(String, u32, String)> {
-    let registry = registry();
+pub fn kinds(registry: &Registry) -> Vec<(String, u32, String)> {
     let line = |kind: &dyn crate::step::Kind| {
         (
             kind.name().to_owned(),
@@ -139,11 +164,22 @@ pub fn kinds() -> Vec<(String, u32, String)> {
 }
 
 /// The process of one step: does the job in a file, leaves its result beside it.
-pub fn worker(job: &Path) -> std::process::ExitCode {
-    match crate::exec::work(job, &registry()) {
-        true => std::process::ExitCode::SUCCESS,
-        false => std::process::ExitCode::FAILURE,
+pub fn worker(job: &Path, registry: &Registry) -> ExitCode {
+    match crate::exec::work(job, registry) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
+}
+
+/// Does the work of one step if this process was started for that, and then
+/// gives what `main` has to return; none in the process that a user started.
+///
+/// A step runs as a child process that re-enters the running program, so that
+/// a program which builds with [`build`] calls this first, with the same kinds.
+pub fn step_process(registry: &Registry) -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let (verb, job, rest) = (arguments.next()?, arguments.next()?, arguments.next());
+    (verb == STEP_VERB && rest.is_none()).then(|| worker(Path::new(&job), registry))
 }
 
 type HubError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,7 +1,7 @@
 //! Verifying: every output, object and record read again and compared with what was recorded.
 
 use super::workspace::environment;
-use super::{HubAccess, OpsError, Workspace, inspect, registry};
+use super::{HubAccess, OpsError, Workspace, inspect};
 use crate::graph::{Graph, Node};
 use crate::hash::Digest;
 use crate::pipeline::{Overrides, StepName};
@@ -37,7 +37,7 @@ pub struct VerifyFault {
 
 /// Re-hashes everything, trusting no cache.
 pub fn verify(workspace: &Workspace, overrides: &Overrides) -> Result<VerifyReport, OpsError> {
-    let (graph, _) = workspace.load(overrides, &registry())?;
+    let (graph, _) = workspace.load(overrides)?;
     let store = workspace.look_into_store()?;
     let lock = Lock::read(&workspace.lock_file())?;
     let environment = environment();

@@ -1,13 +1,14 @@
 //! The project: its root, its pipeline file, its store; and loading the graph.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::OpsError;
 use super::graph_cache::GraphCache;
 use crate::files;
 use crate::graph::{Graph, StepId};
-use crate::pipeline::{Diagnostics, Overrides, Source, StepName};
+use crate::pipeline::{Address, Cell, Diagnostics, Overrides, Source, StepName};
 use crate::step::Registry;
 use crate::store::LocalStore;
 
@@ -27,12 +28,15 @@ pub struct Workspace {
     pub pipeline: PathBuf,
     /// The store's folder.
     pub cache: PathBuf,
+    /// The kinds that steps may use.
+    pub registry: Arc<Registry>,
 }
 
 impl Workspace {
     /// Finds the pipeline file in the project at `root`: `pipeline` is a path
     /// or the stem of a file in `pipelines/`. Without it, the only file there,
-    /// or `default.toml`, or `quickstart.toml`.
+    /// or `default.toml`, or `quickstart.toml`. Steps may use the built-in
+    /// kinds; see [`Workspace::with_kinds`].
     pub fn find(
         root: &Path,
         pipeline: Option<&str>,
@@ -51,7 +55,14 @@ impl Workspace {
             cache: root.join(cache),
             root,
             pipeline,
+            registry: Arc::new(super::registry()),
         })
+    }
+
+    /// The same project, whose steps may use these kinds.
+    pub fn with_kinds(mut self, registry: impl Into<Arc<Registry>>) -> Self {
+        self.registry = registry.into();
+        self
     }
 
     /// The lock file beside the pipeline file.
@@ -61,11 +72,8 @@ impl Workspace {
 
     /// Reads and checks the pipeline file, or takes its graph from the cache;
     /// the diagnostics are warnings.
-    pub fn load(
-        &self,
-        overrides: &Overrides,
-        registry: &Registry,
-    ) -> Result<(Graph, Diagnostics), OpsError> {
+    pub fn load(&self, overrides: &Overrides) -> Result<(Graph, Diagnostics), OpsError> {
+        let registry = &*self.registry;
         let source = Source {
             path: self.pipeline.display().to_string(),
             text: files::read_text(&self.root.join(&self.pipeline))?,
@@ -141,24 +149,54 @@ fn stems(root: &Path) -> Vec<String> {
     stems
 }
 
-/// The steps of that names.
-pub fn find_steps(graph: &Graph, names: &[String]) -> Result<Vec<StepId>, OpsError> {
-    names.iter().map(|name| find_step(graph, name)).collect()
+/// The steps that addresses mean: `split`, `stage1` with all its cells,
+/// `stage1[rank=8]`; each once, in the order in which they are asked for.
+pub fn find_steps(graph: &Graph, addresses: &[String]) -> Result<Vec<StepId>, OpsError> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::new();
+    for address in addresses {
+        let steps = find_step(graph, address)?;
+        found.extend(steps.into_iter().filter(|id| seen.insert(*id)));
+    }
+    Ok(found)
 }
 
-/// The step of that name.
-pub fn find_step(graph: &Graph, name: &str) -> Result<StepId, OpsError> {
-    let found = name
-        .parse::<StepName>()
-        .ok()
-        .and_then(|name| graph.find(&name));
-    found.ok_or_else(|| OpsError::NoSuchStep {
-        name: name.to_owned(),
-        closest: {
-            let names = graph.nodes.iter().map(|node| node.name.as_str());
-            crate::pipeline::closest(name, names).map(str::to_owned)
-        },
-    })
+/// The steps that one address means: several only for cells of a matrix.
+pub fn find_step(graph: &Graph, text: &str) -> Result<Vec<StepId>, OpsError> {
+    let named = text.parse::<StepName>().ok();
+    if let Some(id) = named.and_then(|name| graph.find(&name)) {
+        return Ok(vec![id]);
+    }
+    let address = Address::parse(text).map_err(|bad| OpsError::BadAddress {
+        text: text.to_owned(),
+        why: bad.to_string(),
+    })?;
+    let all = graph.cells(&address.base);
+    let plain = address.base.parse::<StepName>().ok();
+    let plain = plain.and_then(|name| graph.find(&name));
+    if all.is_empty() && plain.is_none() {
+        let names = graph.nodes.iter().map(|node| node.name.base());
+        return Err(OpsError::NoSuchStep {
+            closest: crate::pipeline::closest(&address.base, names).map(str::to_owned),
+            name: address.base,
+        });
+    }
+    let cell = |id: &StepId| graph.node(*id).cell.as_ref();
+    let meant = |id: &StepId| cell(id).is_some_and(|cell| address.cells.contains(cell));
+    let found: Vec<StepId> = all.iter().copied().filter(meant).collect();
+    if found.is_empty() {
+        let cells: Vec<&Cell> = all.iter().filter_map(cell).collect();
+        let (message, hint) = match cells.is_empty() {
+            true => (format!("the step '{}' has no matrix", address.base), None),
+            false => address.cells.missing(&cells),
+        };
+        return Err(OpsError::NoSuchCell {
+            step: address.base,
+            message,
+            hint,
+        });
+    }
+    Ok(found)
 }
 
 /// The targets and all they need, in build order; everything without targets.

@@ -6,10 +6,13 @@
 //!
 //! `"${params.NAME}"` in any string of a step stands for the parameter: as the
 //! whole string for its typed value, within a longer string for its text.
-//! `$${params.` stands for the characters `${params.`. Other `${…}` are left
-//! to the step's kind.
+//! `$${params.` stands for the characters `${params.`. `"${matrix.AXIS}"` does
+//! the same for the step's matrix, which makes one step of each cell. Other
+//! `${…}` are left to the step's kind.
 
+mod cell;
 mod diagnostic;
+mod matrix;
 mod name;
 mod overrides;
 mod reference;
@@ -18,15 +21,20 @@ mod value;
 use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
+pub use cell::{Address, BadAddress, Cell, Cells, Coordinate};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, Span, closest, suggest};
 pub use name::{BadName, PipelineName, StepName};
 pub use overrides::Overrides;
 pub use value::{Field, Spans, ValueSource};
 
+pub(crate) use cell::listed;
+pub(crate) use matrix::{OncePerPlace, pair};
 pub(crate) use name::is_name;
+pub(crate) use overrides::assignment;
 pub(crate) use reference::within;
 
-use reference::References;
+use matrix::CellOverride;
+use reference::{MATRIX, PARAMS, References};
 use value::Fields;
 
 /// A pipeline as its file and the overrides say it, not yet checked against
@@ -41,7 +49,7 @@ pub struct Pipeline {
     pub seed: u64,
     /// Where the seed comes from.
     pub seed_source: ValueSource,
-    /// The steps in the order of the file.
+    /// The steps in the order of the file, one for each cell of a matrix.
     pub steps: Vec<RawStep>,
     /// What has no effect, such as a parameter that nothing refers to.
     pub warnings: Vec<Diagnostic>,
@@ -54,6 +62,8 @@ pub struct Pipeline {
 pub struct RawStep {
     /// Its name.
     pub name: StepName,
+    /// Which cell of its matrix it is, if it has one.
+    pub cell: Option<Cell>,
     /// Where the name is written.
     pub name_span: Span,
     /// The name of its kind.
@@ -166,6 +176,8 @@ struct DraftStep {
     name: StepName,
     span: Span,
     fields: Fields,
+    /// What the command line changes in some of its cells.
+    overrides: Vec<CellOverride>,
     faulty: bool,
 }
 
@@ -206,17 +218,25 @@ impl Draft {
         let none = Fields::new();
         for param in self.params.values_mut() {
             let before = faults.len();
-            References::new(&none, file).resolve(param, faults);
+            References::new(&PARAMS, &none, file).resolve(param, faults);
             for fault in &mut faults[before..] {
                 fault.message = "a parameter cannot refer to another one".to_owned();
                 fault.label = String::new();
                 fault.hint = Some("write '$${params.' for these characters".to_owned());
             }
+            let before = faults.len();
+            References::new(&MATRIX, &none, file).resolve(&mut param.clone(), faults);
+            for fault in &mut faults[before..] {
+                fault.message = "a parameter cannot refer to an axis".to_owned();
+                fault.label = "is the same for all cells".to_owned();
+                fault.hint = Some("refer to the axis in the step that has the matrix".to_owned());
+            }
         }
-        let mut references = References::new(&self.params, file);
+        let mut references = References::new(&PARAMS, &self.params, file);
         for step in &mut self.steps {
             let before = faults.len();
-            for field in step.fields.values_mut() {
+            let overrides = step.overrides.iter_mut().map(|change| &mut change.field);
+            for field in step.fields.values_mut().chain(overrides) {
                 references.resolve(field, faults);
             }
             step.faulty |= faults.len() > before;
@@ -233,7 +253,7 @@ impl Draft {
     fn finish(
         self,
         source: Source,
-        warnings: Vec<Diagnostic>,
+        mut warnings: Vec<Diagnostic>,
         faults: &mut Vec<Diagnostic>,
     ) -> Pipeline {
         let mut header = self.pipeline;
@@ -250,11 +270,7 @@ impl Draft {
                 .as_ref()
                 .map_or(ValueSource::Default, |field| field.source.clone()),
             seed: seed.map_or(0, |field| seed_value(&field, faults)),
-            steps: self
-                .steps
-                .into_iter()
-                .map(|step| step.finish(faults))
-                .collect(),
+            steps: matrix::expand(self.steps, &source, &mut warnings, faults),
             warnings,
             source,
         }
@@ -262,7 +278,7 @@ impl Draft {
 }
 
 impl DraftStep {
-    fn finish(mut self, faults: &mut Vec<Diagnostic>) -> RawStep {
+    fn finish(mut self, cell: Option<Cell>, faults: &mut Vec<Diagnostic>) -> RawStep {
         let before = faults.len();
         let missing = !self.fields.contains_key("uses");
         if missing {
@@ -278,6 +294,7 @@ impl DraftStep {
         let (uses, uses_span) = uses.unwrap_or_default();
         RawStep {
             name: self.name,
+            cell,
             name_span: self.span,
             uses,
             uses_span,
@@ -356,6 +373,7 @@ fn steps(table: &DeTable<'_>, faults: &mut Vec<Diagnostic>) -> Vec<DraftStep> {
             name,
             span: key.span(),
             fields,
+            overrides: Vec::new(),
             faulty: faults.len() > before,
         });
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::cell::{Address, Cells, close};
 use super::diagnostic::{Diagnostic, closest, suggest};
+use super::matrix::{CellOverride, MATRIX_KEY};
 use super::value::{Field, Fields, Spans, ValueSource, parse_override};
 use super::{Draft, DraftStep};
 
@@ -16,7 +18,9 @@ use super::{Draft, DraftStep};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Paths and values of `--set`: `steps.NAME.FIELD`, `params.NAME`,
-    /// `pipeline.seed`. Of two for the same path the later one holds.
+    /// `pipeline.seed`, and for some cells of a matrix
+    /// `steps.NAME[AXIS=VALUE].FIELD`. Of two for the same path the later one
+    /// holds.
     pub set: Vec<(String, String)>,
     /// Environment variables: `RETUNE_STEPS__NAME__FIELD`,
     /// `RETUNE_PARAMS__NAME`, `RETUNE_PIPELINE__SEED`. The case does not
@@ -36,13 +40,12 @@ pub(super) fn apply(draft: &mut Draft, overrides: &Overrides, faults: &mut Vec<D
         faults.extend(outcome.err().map(|fault| fault.report(variable)));
     }
     for (path, text) in &overrides.set {
-        let outcome = argument_path(draft, path)
-            .and_then(|path| set(draft, &path, text, &ValueSource::CommandLine));
-        faults.extend(
-            outcome
-                .err()
-                .map(|fault| fault.report(&format!("--set {path}"))),
-        );
+        let origin = format!("--set {path}");
+        let outcome = argument_path(draft, path).and_then(|path| match path {
+            Path::Cells(step, cells, path) => set_cells(draft, step, cells, path, text, &origin),
+            path => set(draft, &path, text, &ValueSource::CommandLine),
+        });
+        faults.extend(outcome.err().map(|fault| fault.report(&origin)));
     }
 }
 
@@ -52,9 +55,11 @@ enum Path {
     Param(String),
     /// The index of the step, the field, and keys of tables within it.
     Field(usize, Vec<String>),
+    /// The same in some cells of the step alone.
+    Cells(usize, Cells, Vec<String>),
 }
 
-struct Fault {
+pub(super) struct Fault {
     message: String,
     hint: Option<String>,
 }
@@ -67,7 +72,7 @@ impl Fault {
         }
     }
 
-    fn report(self, origin: &str) -> Diagnostic {
+    pub(super) fn report(self, origin: &str) -> Diagnostic {
         Diagnostic::error(None, format!("{origin}: {}", self.message)).hint(self.hint)
     }
 }
@@ -76,7 +81,7 @@ const FORMS: &str = "one can set steps.NAME.FIELD, params.NAME and pipeline.seed
 
 /// What the path of a `--set` names.
 fn argument_path(draft: &Draft, path: &str) -> Result<Path, Fault> {
-    let parts: Vec<&str> = path.split('.').collect();
+    let parts = parts(path);
     match parts[..] {
         ["pipeline", "seed"] => Ok(Path::Seed),
         ["params", name] if draft.params.contains_key(name) => Ok(Path::Param(name.to_owned())),
@@ -88,21 +93,69 @@ fn argument_path(draft: &Draft, path: &str) -> Result<Path, Fault> {
                 "the parameters are",
             ),
         )),
-        ["steps", name, ref field @ ..] if !field.is_empty() && !field.contains(&"") => match draft
+        ["steps", name, ref field @ ..] if !field.is_empty() && !field.contains(&"") => {
+            let field = field.iter().map(|&part| part.to_owned()).collect();
+            step_path(draft, name, field)
+        }
+        _ => Err(Fault::new("nothing has that name", Some(FORMS.to_owned()))),
+    }
+}
+
+/// The path and the value of a `PATH=VALUE`: apart at the first `=` that is
+/// not in the brackets of a cell.
+pub(crate) fn assignment(text: &str) -> Option<(&str, &str)> {
+    let mut at = 0;
+    while let Some(found) = text[at..].find(['=', '[']) {
+        let found = at + found;
+        if text[found..].starts_with('=') {
+            return Some((&text[..found], &text[found + 1..]));
+        }
+        at = found + 1 + close(&text[found + 1..])? + 1;
+    }
+    None
+}
+
+/// The parts between the dots of a path, other than those in brackets.
+fn parts(path: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    let mut at = 0;
+    while let Some(found) = path[at..].find(['.', '[']) {
+        let (found, open) = (at + found, path[at + found..].starts_with('['));
+        at = found + 1;
+        if open {
+            at += close(&path[at..]).map_or(path.len() - at, |end| end + 1);
+        } else {
+            parts.push(&path[start..found]);
+            start = at;
+        }
+    }
+    parts.push(&path[start..]);
+    parts
+}
+
+/// The field of a step or of some of its cells.
+fn step_path(draft: &Draft, name: &str, field: Vec<String>) -> Result<Path, Fault> {
+    let named = |name: &str| {
+        draft
             .steps
             .iter()
             .position(|step| step.name.as_str() == name)
-        {
-            Some(step) => Ok(Path::Field(
-                step,
-                field.iter().map(|&part| part.to_owned()).collect(),
-            )),
-            None => Err(Fault::new(
-                format!("there is no step '{name}'"),
-                suggest(name, draft.step_names(), "the steps are"),
-            )),
-        },
-        _ => Err(Fault::new("nothing has that name", Some(FORMS.to_owned()))),
+    };
+    if let Some(step) = named(name) {
+        return Ok(Path::Field(step, field));
+    }
+    let address = Address::parse(name).map_err(|bad| Fault::new(bad.to_string(), None))?;
+    let Some(step) = named(&address.base) else {
+        return Err(Fault::new(
+            format!("there is no step '{}'", address.base),
+            suggest(&address.base, draft.step_names(), "the steps are"),
+        ));
+    };
+    match address.cells {
+        _ if field[0] == MATRIX_KEY => Err(Fault::new("a cell cannot change the matrix", None)),
+        Cells::Unsaid | Cells::All => Ok(Path::Field(step, field)),
+        cells => Ok(Path::Cells(step, cells, field)),
     }
 }
 
@@ -218,22 +271,62 @@ fn ambiguous<'a>(names: impl Iterator<Item = &'a str>) -> Fault {
     )
 }
 
-fn set(draft: &mut Draft, path: &Path, text: &str, source: &ValueSource) -> Result<(), Fault> {
-    let value = parse_override(text).map_err(|message| {
+fn parse(text: &str) -> Result<Value, Fault> {
+    parse_override(text).map_err(|message| {
         let hint = format!("write \"{text}\" in quotes if text is meant");
         Fault::new(message, Some(hint))
-    })?;
+    })
+}
+
+/// Leaves a change of some cells to when the cells are known.
+fn set_cells(
+    draft: &mut Draft,
+    step: usize,
+    cells: Cells,
+    path: Vec<String>,
+    text: &str,
+    origin: &str,
+) -> Result<(), Fault> {
+    let field = Field {
+        key: origin.to_owned(),
+        key_span: None,
+        value: parse(text)?,
+        spans: Spans::default(),
+        source: ValueSource::CommandLine,
+    };
+    draft.steps[step]
+        .overrides
+        .push(CellOverride { cells, path, field });
+    Ok(())
+}
+
+fn set(draft: &mut Draft, path: &Path, text: &str, source: &ValueSource) -> Result<(), Fault> {
+    let value = parse(text)?;
     match path {
         Path::Seed => replace(&mut draft.pipeline, "seed", value, source),
         Path::Param(name) => replace(&mut draft.params, name, value, source),
-        Path::Field(step, path) => {
-            let fields = &mut draft.steps[*step].fields;
-            match &path[..] {
-                [] => {}
-                [key] => replace(fields, key, value, source),
-                [key, rest @ ..] => return replace_within(fields, key, rest, value, source),
-            }
+        Path::Field(step, path) | Path::Cells(step, _, path) => {
+            return put(&mut draft.steps[*step].fields, path, value, source);
         }
+    }
+    Ok(())
+}
+
+/// Sets what `path` leads to.
+pub(super) fn replace_at(fields: &mut Fields, path: &[String], field: &Field) -> Result<(), Fault> {
+    put(fields, path, field.value.clone(), &field.source)
+}
+
+fn put(
+    fields: &mut Fields,
+    path: &[String],
+    value: Value,
+    source: &ValueSource,
+) -> Result<(), Fault> {
+    match path {
+        [] => {}
+        [key] => replace(fields, key, value, source),
+        [key, rest @ ..] => return replace_within(fields, key, rest, value, source),
     }
     Ok(())
 }

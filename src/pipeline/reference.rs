@@ -1,4 +1,4 @@
-//! `${params.NAME}` in the strings of a step: a whole string takes the typed value, part of one its text.
+//! `${params.NAME}` and `${matrix.AXIS}` in the strings of a step: a whole string takes the typed value, part of one its text.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,51 @@ use serde_json::Value;
 use super::diagnostic::{Diagnostic, Source, Span, suggest};
 use super::value::{Field, Fields, Spans, ValueSource};
 
-/// What a reference starts with. A second `$` before it escapes it.
-const OPEN: &str = "${params.";
+/// What is referred to.
+pub(super) struct Scope {
+    /// What a reference starts with. A second `$` before it escapes it.
+    pub open: &'static str,
+    /// One of the values.
+    noun: &'static str,
+    /// Where they are.
+    place: &'static str,
+    /// All of them.
+    all: &'static str,
+    /// Whether a fault in a value is shown where the value stands and not
+    /// where it is referred to: one of the values of an axis may be at fault.
+    points_at_value: bool,
+}
 
-/// Replaces references and remembers which parameters were used.
+/// References to `[params]`.
+pub(super) const PARAMS: Scope = Scope {
+    open: "${params.",
+    noun: "parameter",
+    place: "not in [params]",
+    all: "the parameters are",
+    points_at_value: false,
+};
+
+/// References to the axes of the step's matrix.
+pub(super) const MATRIX: Scope = Scope {
+    open: "${matrix.",
+    noun: "axis",
+    place: "not an axis of the step's matrix",
+    all: "the axes are",
+    points_at_value: true,
+};
+
+/// Replaces references and remembers which values were used.
 pub(super) struct References<'a> {
+    scope: &'static Scope,
     params: &'a Fields,
     file: &'a Source,
     used: BTreeSet<&'a str>,
 }
 
 impl<'a> References<'a> {
-    pub(super) fn new(params: &'a Fields, file: &'a Source) -> Self {
+    pub(super) fn new(scope: &'static Scope, params: &'a Fields, file: &'a Source) -> Self {
         References {
+            scope,
             params,
             file,
             used: BTreeSet::new(),
@@ -37,7 +69,7 @@ impl<'a> References<'a> {
         self.value(value, spans, source, faults);
     }
 
-    /// The parameters that nothing has referred to.
+    /// The values that nothing has referred to.
     pub(super) fn unused(&self) -> impl Iterator<Item = &'a Field> {
         self.params
             .values()
@@ -47,57 +79,78 @@ impl<'a> References<'a> {
     fn value(
         &mut self,
         value: &mut Value,
-        spans: &Spans,
+        spans: &mut Spans,
         source: &mut ValueSource,
         faults: &mut Vec<Diagnostic>,
     ) {
         match value {
-            Value::String(text) if text.contains(OPEN) => match self.string(text, source) {
-                Ok(replaced) => *value = replaced,
-                Err(fault) => {
-                    faults.push(fault.at(spans.span.clone(), self.file));
-                    *value = Value::Null;
+            Value::String(text) if text.contains(self.scope.open) => {
+                match self.string(text, source) {
+                    Ok((replaced, place)) => {
+                        *value = replaced;
+                        if let Some(place) = place {
+                            *spans = place;
+                        }
+                    }
+                    Err(fault) => {
+                        faults.push(fault.at(spans.span.clone(), self.file));
+                        *value = Value::Null;
+                    }
                 }
-            },
+            }
             Value::Array(items) => {
+                let place = spans.span.clone();
                 for (i, item) in items.iter_mut().enumerate() {
-                    self.value(item, spans.item(i), source, faults);
+                    let mut whole = Spans::at(place.clone());
+                    let spans = spans.items.get_mut(i).unwrap_or(&mut whole);
+                    self.value(item, spans, source, faults);
                 }
             }
             Value::Object(map) => {
+                let place = spans.span.clone();
                 for (key, item) in map.iter_mut() {
-                    self.value(item, spans.value(key), source, faults);
+                    let mut whole = Spans::at(place.clone());
+                    let entry = spans.entries.get_mut(key);
+                    let spans = entry.map_or(&mut whole, |(_, spans)| spans);
+                    self.value(item, spans, source, faults);
                 }
             }
             _ => {}
         }
     }
 
-    fn string(&mut self, text: &str, source: &mut ValueSource) -> Result<Value, Fault> {
-        if let Some(name) = whole(text) {
+    /// The value, and where it stands if not here.
+    fn string(
+        &mut self,
+        text: &str,
+        source: &mut ValueSource,
+    ) -> Result<(Value, Option<Spans>), Fault> {
+        let open = self.scope.open;
+        if let Some(name) = self.scope.whole(text) {
             let param = self.param(name)?;
             source.strengthen(&param.source);
-            return Ok(param.value.clone());
+            let there = self.scope.points_at_value && param.spans.span.is_some();
+            return Ok((param.value.clone(), there.then(|| param.spans.clone())));
         }
         let mut result = String::with_capacity(text.len());
         let mut rest = text;
-        while let Some(at) = rest.find(OPEN) {
-            let inner = &rest[at + OPEN.len()..];
+        while let Some(at) = rest.find(open) {
+            let inner = &rest[at + open.len()..];
             if rest[..at].ends_with('$') {
                 result.push_str(&rest[..at - 1]);
-                result.push_str(OPEN);
+                result.push_str(open);
                 rest = inner;
                 continue;
             }
             result.push_str(&rest[..at]);
-            let end = inner.find('}').ok_or_else(|| Fault::open(inner))?;
+            let end = inner.find('}').ok_or_else(|| self.scope.unclosed(inner))?;
             let param = self.param(&inner[..end])?;
-            result.push_str(&embed(param)?);
+            result.push_str(&self.scope.embed(param)?);
             source.strengthen(&param.source);
             rest = &inner[end + 1..];
         }
         result.push_str(rest);
-        Ok(Value::String(result))
+        Ok((Value::String(result), None))
     }
 
     fn param(&mut self, name: &str) -> Result<&'a Field, Fault> {
@@ -106,39 +159,63 @@ impl<'a> References<'a> {
                 self.used.insert(&param.key);
                 Ok(param)
             }
-            None => Err(Fault {
-                text: format!("{OPEN}{name}}}"),
-                message: format!("unknown parameter '{name}'"),
-                label: "not in [params]".to_owned(),
-                hint: suggest(
-                    name,
-                    self.params.keys().map(String::as_str),
-                    "the parameters are",
-                )
-                .or_else(|| Some(format!("add '{name} = …' to a [params] table"))),
-            }),
+            None => Err(self.scope.unknown(name, self.params)),
         }
     }
 }
 
-/// The name, when `text` is one reference and nothing else.
-fn whole(text: &str) -> Option<&str> {
-    let name = text.strip_prefix(OPEN)?.strip_suffix('}')?;
-    (!name.contains('}')).then_some(name)
-}
+impl Scope {
+    /// The name, when `text` is one reference and nothing else.
+    fn whole<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let name = text.strip_prefix(self.open)?.strip_suffix('}')?;
+        (!name.contains('}')).then_some(name)
+    }
 
-/// A parameter's value as a part of a longer string.
-fn embed(param: &Field) -> Result<String, Fault> {
-    match &param.value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        Value::Bool(value) => Ok(value.to_string()),
-        _ => Err(Fault {
-            text: format!("{OPEN}{}}}", param.key),
-            message: format!("the parameter '{}' does not fit into a string", param.key),
-            label: "is an array or a table".to_owned(),
-            hint: Some("a reference that is the whole string takes the value as it is".to_owned()),
-        }),
+    /// A value as a part of a longer string.
+    fn embed(&self, param: &Field) -> Result<String, Fault> {
+        match &param.value {
+            Value::String(text) => Ok(text.clone()),
+            Value::Number(number) => Ok(number.to_string()),
+            Value::Bool(value) => Ok(value.to_string()),
+            _ => Err(Fault {
+                text: format!("{}{}}}", self.open, param.key),
+                message: format!(
+                    "the {} '{}' does not fit into a string",
+                    self.noun, param.key
+                ),
+                label: "is an array or a table".to_owned(),
+                hint: Some(
+                    "a reference that is the whole string takes the value as it is".to_owned(),
+                ),
+            }),
+        }
+    }
+
+    fn unknown(&self, name: &str, known: &Fields) -> Fault {
+        let hint = suggest(name, known.keys().map(String::as_str), self.all);
+        let add = match self.points_at_value {
+            true => format!("add a matrix to the step: matrix = {{ {name} = […] }}"),
+            false => format!("add '{name} = …' to a [params] table"),
+        };
+        Fault {
+            text: format!("{}{name}}}", self.open),
+            message: format!("unknown {} '{name}'", self.noun),
+            label: self.place.to_owned(),
+            hint: hint.or(Some(add)),
+        }
+    }
+
+    fn unclosed(&self, inner: &str) -> Fault {
+        let Scope { open, noun, .. } = self;
+        let article = if *noun == "axis" { "an" } else { "a" };
+        Fault {
+            text: format!("{open}{inner}"),
+            message: format!("a reference to {article} {noun} has no '}}'"),
+            label: String::new(),
+            hint: Some(format!(
+                "write '{open}NAME}}', or '${open}' for these characters"
+            )),
+        }
     }
 }
 
@@ -151,15 +228,6 @@ struct Fault {
 }
 
 impl Fault {
-    fn open(inner: &str) -> Self {
-        Fault {
-            text: format!("{OPEN}{inner}"),
-            message: "a reference to a parameter has no '}'".to_owned(),
-            label: String::new(),
-            hint: Some("write '${params.NAME}', or '$${params.' for these characters".to_owned()),
-        }
-    }
-
     fn at(self, span: Option<Span>, file: &Source) -> Diagnostic {
         let span = span.map(|span| within(file, span, &self.text));
         Diagnostic::error(span, self.message)

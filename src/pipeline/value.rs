@@ -69,6 +69,14 @@ pub struct Spans {
 }
 
 impl Spans {
+    /// One place for all parts.
+    pub(super) fn at(span: Option<Span>) -> Self {
+        Spans {
+            span,
+            ..Spans::default()
+        }
+    }
+
     /// The place of an array's item; of the array where the item has none.
     pub fn item(&self, index: usize) -> &Spans {
         self.items.get(index).unwrap_or(self)

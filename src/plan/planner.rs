@@ -348,7 +348,7 @@ impl<'a> Planner<'a> {
         let aside = self.around.cache.join("edited");
         aside
             .join(self.graph.name.as_str())
-            .join(node.name.as_str())
+            .join(&*node.name.folder())
     }
 
     /// Where a step's outputs appear.
@@ -357,7 +357,8 @@ impl<'a> Planner<'a> {
             Some(folder) => self.around.root.join(folder),
             None => {
                 let out = self.around.cache.join("out");
-                out.join(self.graph.name.as_str()).join(node.name.as_str())
+                out.join(self.graph.name.as_str())
+                    .join(&*node.name.folder())
             }
         }
     }

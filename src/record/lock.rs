@@ -11,7 +11,8 @@ use crate::hash::Digest;
 use crate::pipeline::StepName;
 use crate::store::Key;
 
-/// The version of the file. 1: per step `key`, `sources`, `outputs`.
+/// The version of the file. 1: per step `key`, `sources`, `outputs`; a cell of
+/// a matrix is a step whose quoted name has the cell behind it.
 pub const FORMAT: u32 = 1;
 
 /// What the lock file says, step by step.
@@ -106,6 +107,10 @@ impl Lock {
         );
         for (name, step) in &self.steps {
             // Writing to a string cannot fail.
+            let name = match name.cell() {
+                Some(_) => toml::Value::String(name.to_string()).to_string(),
+                None => name.to_string(),
+            };
             let _ = write!(text, "\n[steps.{name}]\nkey = \"{}\"\n", step.key);
             for (title, digests) in [("sources", &step.sources), ("outputs", &step.outputs)] {
                 for (path, digest) in digests {

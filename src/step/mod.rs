@@ -93,6 +93,8 @@ pub struct Program {
 pub enum Mention {
     /// `${inputs.LABEL}`: the path of what is behind the label of the port `inputs`.
     Input(String),
+    /// `${inputs.LABEL[*]}`: the paths of all cells of a matrix behind the label.
+    Inputs(String),
     /// `${outputs.LABEL}`: the path of the output of that name.
     Output(String),
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Mention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mention::Input(label) => write!(f, "${{inputs.{label}}}"),
+            Mention::Inputs(label) => write!(f, "${{inputs.{label}[*]}}"),
             Mention::Output(label) => write!(f, "${{outputs.{label}}}"),
         }
     }

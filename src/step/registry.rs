@@ -153,6 +153,12 @@ impl<S: Step> Kind for Typed<S> {
 #[derive(Default)]
 pub struct Registry(BTreeMap<&'static str, Box<dyn Kind>>);
 
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 impl Registry {
     /// A registry without any kind.
     pub fn new() -> Self {

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::step::{
-    Context, FieldError, InPort, Mention, OutPort, PortType, Program, Step, StepError,
+    Context, FieldError, InPort, Input, Mention, OutPort, PortType, Program, Step, StepError,
 };
 
 /// Runs a program in an empty folder, where it writes the declared outputs.
@@ -16,7 +16,8 @@ pub struct Command;
 ///
 /// In `run`, `${inputs.LABEL}` is the path of an input and `${outputs.LABEL}`
 /// that of an output; `$${inputs.` and `$${outputs.` stand for themselves
-/// without the first `$`. In a script for the shell the paths are quoted as
+/// without the first `$`. `${inputs.LABEL[*]}` is the paths of all cells of a
+/// matrix behind a label. In a script for the shell the paths are quoted as
 /// the place needs it.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -150,6 +151,7 @@ impl Step for Command {
             .filter_map(|piece| match piece {
                 Piece::Text(_) => None,
                 Piece::Input(label) => Some(Mention::Input(label.to_owned())),
+                Piece::Inputs(label) => Some(Mention::Inputs(label.to_owned())),
                 Piece::Output(label) => Some(Mention::Output(label.to_owned())),
             })
             .collect();
@@ -181,17 +183,29 @@ fn program(params: &Params, context: &Context<'_>) -> Result<Program, StepError>
             let script = script_with_paths(script, params, context)?;
             vec!["sh".to_owned(), "-c".to_owned(), script]
         }
-        Run::Program(argv) => argv
-            .iter()
-            .map(|text| {
-                pieces(text)
-                    .iter()
-                    .map(|piece| value(piece, params, context))
-                    .collect()
-            })
-            .collect::<Result<_, _>>()?,
+        Run::Program(argv) => {
+            let mut words = Vec::with_capacity(argv.len());
+            for text in argv {
+                words.extend(arguments(text, params, context)?);
+            }
+            words
+        }
     };
     Ok(Program { argv })
+}
+
+/// The arguments that a text of `run` stands for: one, but for gathered inputs
+/// that are all of the text.
+fn arguments(text: &str, params: &Params, context: &Context<'_>) -> Result<Vec<String>, StepError> {
+    let pieces = pieces(text);
+    if let [piece @ Piece::Inputs(_)] = &pieces[..] {
+        return values(piece, params, context);
+    }
+    let mut argument = String::new();
+    for piece in &pieces {
+        argument.push_str(&values(piece, params, context)?.join(" "));
+    }
+    Ok(vec![argument])
 }
 
 /// A part of a text of `run`.
@@ -199,6 +213,8 @@ fn program(params: &Params, context: &Context<'_>) -> Result<Program, StepError>
 enum Piece<'a> {
     Text(&'a str),
     Input(&'a str),
+    /// All cells behind a label.
+    Inputs(&'a str),
     Output(&'a str),
 }
 
@@ -233,30 +249,49 @@ fn mention(text: &str) -> Option<(&str, Piece<'_>)> {
     let (inner, _) = text.split_once('}')?;
     let piece = inner
         .strip_prefix("inputs.")
-        .map(Piece::Input)
+        .map(|label| match label.strip_suffix("[*]") {
+            Some(label) => Piece::Inputs(label),
+            None => Piece::Input(label),
+        })
         .or_else(|| inner.strip_prefix("outputs.").map(Piece::Output))?;
     Some((inner, piece))
 }
 
-/// The text that a piece stands for.
-fn value(piece: &Piece<'_>, params: &Params, context: &Context<'_>) -> Result<String, StepError> {
+/// The texts that a piece stands for.
+fn values(
+    piece: &Piece<'_>,
+    params: &Params,
+    context: &Context<'_>,
+) -> Result<Vec<String>, StepError> {
     let missing = |what, label| StepError::new(format!("there is no {what} '{label}'"));
     match piece {
-        Piece::Text(text) => Ok((*text).to_owned()),
+        Piece::Text(text) => Ok(vec![(*text).to_owned()]),
         Piece::Output(label) => match params.outputs.get(*label) {
-            Some(output) => Ok(output.path.trim_end_matches('/').to_owned()),
+            Some(output) => Ok(vec![output.path.trim_end_matches('/').to_owned()]),
             None => Err(missing("output", label)),
         },
         Piece::Input(label) => {
             let mut inputs = context.all("inputs");
             let input = inputs.find(|input| input.label == **label);
-            let input = input.ok_or_else(|| missing("input", label))?;
-            let path = input.path.to_str().ok_or_else(|| {
-                StepError::new(format!("the path of the input '{label}' is not UTF-8"))
-            })?;
-            Ok(path.to_owned())
+            Ok(vec![path(input.ok_or_else(|| missing("input", label))?)?])
+        }
+        Piece::Inputs(label) => {
+            let start = format!("{label}[");
+            let inputs = context.all("inputs");
+            let cells = inputs.filter(|input| input.label.starts_with(&start));
+            cells.map(path).collect()
         }
     }
+}
+
+fn path(input: &Input) -> Result<String, StepError> {
+    let path = input.path.to_str().map(str::to_owned);
+    path.ok_or_else(|| {
+        StepError::new(format!(
+            "the path of the input '{}' is not UTF-8",
+            input.label
+        ))
+    })
 }
 
 /// A script with its paths, quoted as the place of each needs it.
@@ -268,12 +303,13 @@ fn script_with_paths(
     let mut text = String::with_capacity(script.len());
     let mut quote = Quote::None;
     for piece in pieces(script) {
-        let value = value(&piece, params, context)?;
-        if let Piece::Text(_) = piece {
-            quote = quote.after(&value);
-            text.push_str(&value);
+        let values = values(&piece, params, context)?;
+        if let Piece::Text(script) = piece {
+            quote = quote.after(script);
+            text.push_str(script);
         } else {
-            text.push_str(&quote.protect(&value));
+            let paths: Vec<String> = values.iter().map(|path| quote.protect(path)).collect();
+            text.push_str(&paths.join(" "));
         }
     }
     Ok(text)
@@ -330,7 +366,7 @@ impl Quote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::{Input, Registry};
+    use crate::step::Registry;
     use serde_json::{Value, json};
     use std::path::{Path, PathBuf};
     use std::sync::atomic::AtomicBool;
@@ -405,6 +441,38 @@ mod tests {
         });
         let want = ["tool", "--in=/a b/x", "-o", "model", "$HOME"];
         assert_eq!(argv(run, "/a b/x"), want);
+    }
+
+    #[test]
+    fn the_cells_behind_a_label_are_several_words() {
+        let input = |label: &str, path: &str| Input {
+            port: "inputs".to_owned(),
+            label: label.to_owned(),
+            path: PathBuf::from(path),
+        };
+        let inputs = [
+            input("s[x=1]", "/a b"),
+            input("s[x=2]", "/c"),
+            input("s2", "/d"),
+        ];
+        let cancel = AtomicBool::new(false);
+        let context = Context {
+            inputs: &inputs,
+            out: Path::new("/out"),
+            checkpoint: None,
+            threads: 1,
+            cancel: &cancel,
+            sink: &mut (),
+            facts: BTreeMap::new(),
+        };
+        let argv = |value| program(&params(value), &context).unwrap().argv;
+        let list =
+            json!({ "run": ["cat", "${inputs.s[*]}", "${inputs.s2}", "--all=${inputs.s[*]}"] });
+        assert_eq!(argv(list), ["cat", "/a b", "/c", "/d", "--all=/a b /c"]);
+        let script = json!({ "run": "cat ${inputs.s[*]} ${inputs.s2}" });
+        assert_eq!(argv(script)[2], "cat '/a b' /c /d");
+        let mentioned = Command::mentions(&params(json!({ "run": "cat ${inputs.s[*]}" })));
+        assert_eq!(mentioned, [Mention::Inputs("s".to_owned())]);
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn unknown_field_like_no_other() {
     3 | width = 3
       | ^^^^^ not a field of model.init
       |
-      = help: its fields are: description, out, uses
+      = help: its fields are: description, matrix, out, uses
 "#);
 }
 
@@ -484,7 +484,7 @@ lineage = "b.json"
     14 | lineage = "b.json"
        | ^^^^^^^ not a field of release.card
        |
-       = help: its fields are: description, metrics, out, uses
+       = help: its fields are: description, matrix, metrics, out, uses
 "#);
 }
 
