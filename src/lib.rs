@@ -18,7 +18,7 @@
 //! | [`eval`] | generations, scores, intervals, comparisons |
 //! | `hub` | pinned revisions from the Hub (feature `hub`) |
 //! | [`release`] | charts, recipes, model cards, release folders |
-//! | [`pipeline`] | TOML to a pipeline with spans, overrides and parameters |
+//! | [`pipeline`] | TOML to a pipeline with spans, overrides, parameters and matrices |
 //! | [`step`] | what a kind of step is: its trait, ports, context |
 //! | [`graph`] | steps checked and wired, in an order to run them |
 //! | [`store`] | objects, history and stat cache under `cache/` |
@@ -32,7 +32,22 @@
 //! | [`ops`] | one function per user action |
 //! | [`cli`] | arguments, output, exit codes; one file per verb |
 //!
-//! To add a kind: a file in `steps` with a parameter struct and an
+//! # The engine as a crate
+//!
+//! A program with kinds of its own adds them to a registry, hands that to the
+//! project it opens, and builds; `examples/own_kind.rs` does it in one file:
+//!
+//! 1. implement [`step::Step`] for a type: its parameters, ports and work;
+//! 2. [`ops::registry`] has the built-in kinds, [`step::Registry::add`] adds one;
+//! 3. [`ops::step_process`] comes first in `main`, because each step runs as a
+//!    process of its own, which is the running program again;
+//! 4. [`ops::Workspace::find`] opens the project,
+//!    [`with_kinds`](ops::Workspace::with_kinds) gives it the registry, and
+//!    [`ops::build`] and its neighbours do what the verbs of the command line do.
+//!
+//! [`cli::run`] with a registry is the whole command line with those kinds.
+//!
+//! To add a built-in kind: a file in `steps` with a parameter struct and an
 //! implementation of [`step::Step`], one line in [`steps::register`], and the
 //! work itself in a domain module.
 //!
@@ -48,7 +63,7 @@
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
 //! | `cache/work/RUN-STEP/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
-//! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them |
+//! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
 //! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |
 
 pub mod cli;

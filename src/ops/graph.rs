@@ -1,10 +1,11 @@
 //! The graph as text, Graphviz dot or Mermaid.
 
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 
 use super::{OpsError, Workspace};
-use crate::graph::{Graph, Node, StepId};
-use crate::pipeline::Overrides;
+use crate::graph::{Graph, StepId};
+use crate::pipeline::{Overrides, StepName};
 
 /// How to write a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +33,24 @@ pub fn graph(
 }
 
 fn text(graph: &Graph) -> String {
-    let widest = |of: fn(&Node) -> usize| graph.nodes.iter().map(of).max().unwrap_or(0);
-    let name = widest(|node| node.name.as_str().len());
-    let kind = widest(|node| node.kind.len());
+    let groups = groups(graph);
+    let name = |group: &[StepId]| names(graph, group).join(", ");
+    let kind = |group: &[StepId]| match group.len() {
+        1 => graph.node(group[0]).kind.clone(),
+        n => format!("{} ×{n}", graph.node(group[0]).kind),
+    };
+    let widest = |of: &dyn Fn(&[StepId]) -> String| {
+        let lengths = groups.iter().map(|group| of(group).chars().count());
+        lengths.max().unwrap_or(0)
+    };
+    let (names_width, kinds_width) = (widest(&name), widest(&kind));
     let mut text = String::new();
-    for &id in graph.order() {
-        let node = graph.node(id);
-        let mut line = format!("{:name$}  {:kind$}", node.name.as_str(), node.kind);
-        let inputs = names(graph, graph.dependencies(id));
+    for group in &groups {
+        let (name, kind) = (name(group), kind(group));
+        let mut line = format!("{name:names_width$}  {kind:kinds_width$}");
+        let needed = group.iter().flat_map(|id| graph.dependencies(*id));
+        let needed: BTreeSet<StepId> = needed.copied().collect();
+        let inputs = names(graph, &needed.into_iter().collect::<Vec<_>>());
         if !inputs.is_empty() {
             let _ = write!(line, "  ← {}", inputs.join(", "));
         }
@@ -48,10 +59,42 @@ fn text(graph: &Graph) -> String {
     text
 }
 
+/// The steps in build order, the cells of a matrix together.
+fn groups(graph: &Graph) -> Vec<Vec<StepId>> {
+    let mut groups: Vec<Vec<StepId>> = Vec::new();
+    let mut at: HashMap<&str, usize> = HashMap::new();
+    for &id in graph.order() {
+        let node = graph.node(id);
+        let group = *at.entry(node.name.base()).or_insert(groups.len());
+        match groups.get_mut(group) {
+            Some(cells) => cells.push(id),
+            None => groups.push(vec![id]),
+        }
+    }
+    groups
+}
+
+/// The names of steps; all cells of a matrix are one.
 fn names(graph: &Graph, ids: &[StepId]) -> Vec<String> {
-    ids.iter()
-        .map(|id| graph.node(*id).name.to_string())
-        .collect()
+    let mut names: Vec<String> = Vec::new();
+    let mut cells: HashMap<&str, Vec<StepId>> = HashMap::new();
+    for &id in ids {
+        let name = &graph.node(id).name;
+        if name.cell().is_some() {
+            let all = cells
+                .entry(name.base())
+                .or_insert_with(|| graph.cells(name.base()));
+            if all.len() > 1 && all.iter().all(|cell| ids.contains(cell)) {
+                let whole = format!("{}[*]", name.base());
+                if names.last() != Some(&whole) {
+                    names.push(whole);
+                }
+                continue;
+            }
+        }
+        names.push(name.to_string());
+    }
+    names
 }
 
 /// Every edge with the names of the outputs that flow along it.
@@ -85,14 +128,21 @@ fn dot(graph: &Graph) -> String {
         let _ = writeln!(
             text,
             "  \"{0}\" [label=\"{0}\\n{1}\"];",
-            node.name, node.kind
+            quoted(&node.name),
+            node.kind
         );
     }
     for (from, to, label) in edges(graph) {
         let (from, to) = (&graph.node(from).name, &graph.node(to).name);
+        let (from, to) = (quoted(from), quoted(to));
         let _ = writeln!(text, "  \"{from}\" -> \"{to}\" [label=\"{label}\"];");
     }
     text + "}\n"
+}
+
+/// A name as Graphviz has it in quotes.
+fn quoted(name: &StepName) -> String {
+    name.as_str().replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 fn mermaid(graph: &Graph) -> String {
@@ -103,7 +153,7 @@ fn mermaid(graph: &Graph) -> String {
             text,
             "  s{}[\"{}<br/>{}\"]",
             id.index(),
-            node.name,
+            node.name.as_str().replace('"', "#quot;"),
             node.kind
         );
     }

@@ -187,7 +187,7 @@ pub fn find_step(graph: &Graph, text: &str) -> Result<Vec<StepId>, OpsError> {
     if found.is_empty() {
         let cells: Vec<&Cell> = all.iter().filter_map(cell).collect();
         let (message, hint) = match cells.is_empty() {
-            true => (format!("the step '{}' has no matrix", address.base), None),
+            true => ("it has no matrix".to_owned(), None),
             false => address.cells.missing(&cells),
         };
         return Err(OpsError::NoSuchCell {

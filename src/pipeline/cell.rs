@@ -293,9 +293,12 @@ impl Cells {
             }
             let found = cells.iter().filter_map(|cell| cell.get(axis));
             if !found.clone().any(|found| equals(found, value)) {
-                let mut values: Vec<&str> = found.map(|found| &*found.text).collect();
-                values.sort_unstable();
-                values.dedup();
+                let mut values: Vec<&str> = Vec::new();
+                for found in found {
+                    if !values.contains(&&*found.text) {
+                        values.push(&found.text);
+                    }
+                }
                 let hint = values_hint(axis, value, &values);
                 return (format!("no cell has {axis}={value}"), Some(hint));
             }

@@ -669,7 +669,9 @@ fn expand_step(
     };
     let mut once = OncePerPlace::default();
     let start = faults.len();
-    same_folder(&step, faults);
+    if matrix.cells.len() > 1 {
+        same_folder(&mut step, faults);
+    }
     // Those taken over are there to find the cells that belong together.
     let own = matrix
         .axes
@@ -755,8 +757,8 @@ impl DraftStep {
 }
 
 /// A folder that is the same for all cells.
-fn same_folder(step: &DraftStep, faults: &mut Vec<Diagnostic>) {
-    let Some(out) = step.fields.get("out") else {
+fn same_folder(step: &mut DraftStep, faults: &mut Vec<Diagnostic>) {
+    let Some(out) = step.fields.get_mut("out") else {
         return;
     };
     let text = out.value.as_str();
@@ -774,6 +776,8 @@ fn same_folder(step: &DraftStep, faults: &mut Vec<Diagnostic>) {
                     text.unwrap_or_default()
                 )),
         );
+        // So that it is not reported of each pair of cells as well.
+        out.value = Value::Null;
     }
 }
 

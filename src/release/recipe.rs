@@ -139,7 +139,13 @@ fn write_port(
 /// Whether the pipeline gave the input a label: otherwise its label is the
 /// reference itself, or `@step` for a step's first output.
 fn is_label(input: &LineageInput, reference: &str) -> bool {
-    let short = reference.split('.').next().unwrap_or_default();
+    // The values of a cell may hold dots; an output's name does not.
+    let short = match reference.starts_with('@') {
+        true => reference
+            .rsplit_once('.')
+            .map_or(reference, |(step, _)| step),
+        false => reference.split('.').next().unwrap_or_default(),
+    };
     input.label != reference && input.label != short
 }
 
@@ -173,6 +179,12 @@ fn string(text: &str) -> String {
     quoted
 }
 
+/// Text that a pipeline file does not take for a reference.
+fn escaped(text: &str) -> String {
+    text.replace("${params.", "$${params.")
+        .replace("${matrix.", "$${matrix.")
+}
+
 /// Text that fits behind a `#`.
 fn line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
@@ -189,7 +201,7 @@ fn to_toml(value: &Value) -> Result<Option<String>, &'static str> {
             (None, None, Some(x)) => Toml::Float(x).to_string(),
             (None, None, None) => return Err("no 64-bit number"),
         },
-        Value::String(text) => string(text),
+        Value::String(text) => string(&escaped(text)),
         Value::Array(items) => {
             let mut parts = Vec::with_capacity(items.len());
             for item in items {

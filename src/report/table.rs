@@ -6,13 +6,17 @@ use crate::plan::{PlannedStep, Reason, Verdict};
 /// What stands before a reason on a line of its own.
 const INDENT: &str = "    ";
 
+/// The widest column of names; a longer name has a line of its own.
+const WIDEST_NAME: usize = 32;
+
 /// A table of steps, kinds, verdicts and reasons. A reason that fits in
 /// `width` columns shares the line of its step; nothing is cut.
 pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize) -> String {
     let widest = |column: fn(&PlannedStep) -> usize, least: usize| {
         steps.iter().map(column).max().unwrap_or(0).max(least)
     };
-    let name = widest(|step| step.name.as_str().len(), 4);
+    let length = |step: &PlannedStep| step.name.as_str().chars().count();
+    let name = widest(length, 4).min(WIDEST_NAME);
     let kind = widest(|step| step.kind.len(), 4);
     let mut text = format!(
         "{:name$}  {:kind$}  {:10}  WHY\n",
@@ -20,7 +24,11 @@ pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize) -> String {
     );
     for step in steps {
         let word = step.verdict.word();
-        let line = format!("{:name$}  {:kind$}  ", step.name, step.kind);
+        let mut line = format!("{:name$}  {:kind$}  ", step.name, step.kind);
+        if length(step) > name {
+            text.push_str(&format!("{}\n", step.name));
+            line = format!("{:name$}  {:kind$}  ", "", step.kind);
+        }
         let style = verdict_style(&step.verdict, palette);
         let padding = " ".repeat(10_usize.saturating_sub(word.len()));
         text.push_str(&line);

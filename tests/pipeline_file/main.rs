@@ -1,6 +1,7 @@
 //! The pipeline file from its text to the graph, on kinds that exist for tests alone.
 
 mod errors;
+mod matrix;
 mod schema;
 
 use std::collections::BTreeMap;
