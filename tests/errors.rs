@@ -473,8 +473,8 @@ fn an_override_of_nothing() {
     error: unknown field 'rnu'
      |
      = note: the value of 'rnu' comes from the command line: true
-     = help: its fields are: description, env, inputs, out, outputs, run,
-             uses
+     = help: its fields are: description, env, inputs, matrix, out, outputs,
+             run, uses
     ");
     insta::assert_snapshot!(said(&space, &["plan", "--set", "params.x=1"]), @"
     exit 3
