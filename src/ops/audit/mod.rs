@@ -1,59 +1,56 @@
-//! Auditing: each step is done again from its recorded inputs in a clean folder elsewhere, and the digests are compared.
+//! Auditing: each step is done again from its recorded inputs in a clean folder elsewhere, and what comes out is compared.
+
+mod judge;
+mod noise;
+mod plant;
+mod rebuild;
+mod reference;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use super::build::{cores, wait_for_lock};
 use super::workspace::{environment, find_steps};
-use super::{BuildOptions, HubAccess, OpsError, Workspace, inspect};
+use super::{HubAccess, OpsError, Workspace, inspect};
 use crate::event::{Event, Sink};
-use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
-use crate::files::{self, FileError, PathContext};
-use crate::graph::{Graph, Node, StepId};
-use crate::pipeline::StepName;
-use crate::plan::{Decided, Key, Planner, Provenance, Settled, Verdict};
-use crate::record::differences;
-use crate::step::{Input, Purity, Registry, StepError};
-use crate::store::{Entry, LocalStore, StatCache, Store, StoreError};
+use crate::exec::LocalExecutor;
+use crate::files::PathContext;
+use crate::graph::{Graph, StepId};
+use crate::pipeline::Overrides;
+use crate::plan::{Decided, Planner, Provenance, Settled, Verdict};
+use crate::record::{AUDIT_FORMAT, AuditReport, Environment, StepAudit, StepResult, step_result};
+use crate::step::{Purity, Registry};
+use crate::store::{Entry, LocalStore, Store};
 
-/// How often a running step's audit looks whether it was stopped.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+use judge::{Found, Judge};
+use noise::Noise;
+use rebuild::{Rebuilder, Rebuilt, Task};
+use reference::Reference;
 
-/// How many of the last lines of a failed step's log are shown.
-const LOG_TAIL: usize = 10;
+pub use noise::NoiseLevel;
 
-/// What an audit found, step by step in build order.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-pub struct AuditReport {
-    /// The steps.
-    pub steps: Vec<(StepName, Audited)>,
-}
-
-/// What an audit found of a step.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Audited {
-    /// Every output came out bit for bit as recorded.
-    Same,
-    /// These outputs did not, one line each.
-    Differs(Vec<String>),
-    /// It was not done again, and is not meant to be, for this reason.
-    NotAudited(String),
-    /// There is no result to compare with, for this reason.
-    NoResult(String),
-}
-
-impl AuditReport {
-    /// Whether every step that can be audited came out the same.
-    pub fn agrees(&self) -> bool {
-        !self
-            .steps
-            .iter()
-            .any(|(_, audited)| matches!(audited, Audited::Differs(_) | Audited::NoResult(_)))
-    }
+/// What to audit and how.
+#[derive(Debug, Clone)]
+pub struct AuditOptions {
+    /// The steps to audit; all if empty.
+    pub targets: Vec<String>,
+    /// How many steps may be done at once.
+    pub jobs: usize,
+    /// Values that replace those of the file.
+    pub overrides: Overrides,
+    /// How long stopped steps have to comply.
+    pub grace: Duration,
+    /// How much is made different from the build.
+    pub noise: NoiseLevel,
+    /// A lock file, a folder or a project to compare with; the own records
+    /// without it.
+    pub against: Option<PathBuf>,
+    /// Whether steps are done again, or their recorded results compared.
+    pub rebuild: bool,
 }
 
 /// Does the targets again (without targets: every step) and compares.
@@ -62,300 +59,328 @@ impl AuditReport {
 /// step that causes it and not at all those below it.
 pub fn audit(
     workspace: &Workspace,
-    options: &BuildOptions,
+    options: &AuditOptions,
     cancel: &AtomicBool,
     sink: &mut dyn Sink,
 ) -> Result<AuditReport, OpsError> {
     let (graph, _) = workspace.load(&options.overrides)?;
     let targets = find_steps(&graph, &options.targets)?;
-    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
-        return Ok(AuditReport::default());
+    let reference = match &options.against {
+        None => Reference::Records,
+        Some(path) => Reference::find(workspace, &graph, path, &targets)?,
     };
-    let (store, _) = workspace.open_store()?;
-    let environment = environment();
-    let hub = HubAccess::new(workspace, false);
-    let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
+    let started = jiff::Timestamp::now();
     let clean = tempfile::Builder::new().prefix("retune-audit-").tempdir();
     let clean = clean.on("create a folder in", &std::env::temp_dir())?;
-    let mut audit = Audit {
-        graph: &graph,
-        registry: &workspace.registry,
-        store: &store,
-        planner: Planner::new(
-            &graph,
-            inspect::surroundings(workspace, &store, &environment, &hub),
-        ),
-        executor: LocalExecutor::new(program, std::env::vars_os()),
-        clean: clean.path(),
-        report: AuditReport::default(),
-        cancel,
+    // The umask of this process is another one while this is alive.
+    let level = match options.rebuild {
+        true => options.noise,
+        false => NoiseLevel::None,
     };
-    for &id in graph.order() {
-        let wanted = targets.is_empty() || targets.contains(&id);
-        audit.step(id, wanted, sink)?;
+    let mut report = AuditReport {
+        format: AUDIT_FORMAT,
+        pipeline: graph.name.clone(),
+        started: format!("{started:.0}"),
+        verdict: AuditReport::verdict_of(&[]),
+        against: reference.against(),
+        rebuilt: options.rebuild,
+        noise: Vec::new(),
+        steps: Vec::new(),
+        environment: Environment::capture(&workspace.root),
+    };
+    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
+        return Ok(report);
+    };
+    let (store, _) = workspace.open_store()?;
+    let noise = Noise::make(level, clean.path())?;
+    let survey = Survey {
+        workspace,
+        graph: &graph,
+        store: &store,
+        targets: &targets,
+        reference: &reference,
+        rebuild: options.rebuild,
+    };
+    let (steps, tasks) = survey.take()?;
+    report.steps = steps;
+    let audit = Audit {
+        rebuilder: rebuilder(
+            &workspace.registry,
+            &store,
+            &noise,
+            clean.path(),
+            cancel,
+            options,
+        )?,
+        judge: Judge {
+            store: &store,
+            reference: &reference,
+            scratch: clean.path().join("expected"),
+        },
+        rebuild: options.rebuild,
+    };
+    for (at, audited) in audit.all(tasks, options.jobs, sink)? {
+        report.steps[at] = audited;
     }
-    Ok(audit.report)
+    if options.rebuild {
+        report.noise = noise.varied.clone();
+    }
+    report.verdict = AuditReport::verdict_of(&report.steps);
+    Ok(report)
 }
 
-struct Audit<'a> {
-    graph: &'a Graph,
+fn rebuilder<'a>(
     registry: &'a Registry,
     store: &'a LocalStore,
-    planner: Planner<'a>,
-    executor: LocalExecutor,
-    clean: &'a Path,
-    report: AuditReport,
+    noise: &'a Noise,
+    folder: &Path,
     cancel: &'a AtomicBool,
+    options: &AuditOptions,
+) -> Result<Rebuilder<'a>, OpsError> {
+    let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
+    let executor = |variables: &[_]| {
+        LocalExecutor::new(program.clone(), std::env::vars_os()).with_variables(variables)
+    };
+    Ok(Rebuilder {
+        registry,
+        store,
+        noise,
+        commands: executor(&noise.commands),
+        kinds: executor(&noise.kinds),
+        clean: noise::elsewhere(folder),
+        cancel,
+        grace: options.grace,
+    })
 }
 
-impl Audit<'_> {
-    fn step(&mut self, id: StepId, wanted: bool, sink: &mut dyn Sink) -> Result<(), OpsError> {
-        let node = self.graph.node(id);
-        let current = match self.current(id) {
-            Ok(current) => current,
-            Err(why) => {
-                if wanted {
-                    self.note(node, Audited::NoResult(why));
+/// What there is to audit.
+struct Survey<'a> {
+    workspace: &'a Workspace,
+    graph: &'a Graph,
+    store: &'a LocalStore,
+    targets: &'a [StepId],
+    reference: &'a Reference,
+    rebuild: bool,
+}
+
+impl<'a> Survey<'a> {
+    /// A line of the report for each wanted step, and what is to be done for
+    /// those that can be audited.
+    fn take(&self) -> Result<(Vec<StepAudit>, Vec<Task<'a>>), OpsError> {
+        let environment = environment();
+        let hub = HubAccess::new(self.workspace, false);
+        let around = inspect::surroundings(self.workspace, self.store, &environment, &hub);
+        let mut planner = Planner::new(self.graph, around);
+        let (mut steps, mut tasks) = (Vec::new(), Vec::new());
+        for &id in self.graph.order() {
+            let found = self.current(&planner, id);
+            if self.wants(id) {
+                match &found {
+                    Ok((decided, entry)) => {
+                        let task = self.task(&planner, id, decided, entry, steps.len());
+                        steps.push(self.waiting(&task));
+                        tasks.extend(self.audits(&task).then_some(task));
+                    }
+                    Err(why) => steps.push(self.untold(id, why.clone())),
                 }
-                return Ok(());
             }
-        };
-        let (decided, entry) = current;
-        if wanted {
-            let audited = self.again(id, &decided, &entry, sink)?;
-            self.note(node, audited);
+            if let Ok((decided, entry)) = found {
+                let settled = Settled {
+                    key: decided.key,
+                    inputs: decided.inputs,
+                    outputs: entry.outputs,
+                };
+                planner.settle(id, settled);
+            }
         }
-        self.planner.settle(
-            id,
-            Settled {
-                key: decided.key,
-                inputs: decided.inputs,
-                outputs: entry.outputs,
-            },
-        );
-        Ok(())
+        Ok((steps, tasks))
     }
 
-    fn note(&mut self, node: &Node, audited: Audited) {
-        self.report.steps.push((node.name.clone(), audited));
+    fn wants(&self, id: StepId) -> bool {
+        match self.reference.only() {
+            Some(only) => id == only,
+            None => self.targets.is_empty() || self.targets.contains(&id),
+        }
+    }
+
+    /// Steps that act on the world are not done again.
+    fn audits(&self, task: &Task<'_>) -> bool {
+        !self.rebuild || task.node.purity != Purity::External
+    }
+
+    /// What stands in the report until a step was audited.
+    fn waiting(&self, task: &Task<'_>) -> StepAudit {
+        let (result, why) = match self.audits(task) {
+            true => (StepResult::CouldNotTell, "the audit was stopped"),
+            false => (StepResult::NotAudited, "it acts on the world"),
+        };
+        let node = task.node;
+        StepAudit {
+            key: Some(task.decided.key),
+            ..StepAudit::without(&node.name, &node.kind, result, why.to_owned())
+        }
+    }
+
+    fn untold(&self, id: StepId, why: String) -> StepAudit {
+        let node = self.graph.node(id);
+        StepAudit::without(&node.name, &node.kind, StepResult::CouldNotTell, why)
     }
 
     /// The step's recorded result, if it is the current one.
-    fn current(&self, id: StepId) -> Result<(Decided, Entry), String> {
-        let open = |step: &&StepId| self.planner.settled(**step).is_none();
+    fn current(&self, planner: &Planner<'_>, id: StepId) -> Result<(Decided, Entry), String> {
+        let open = |step: &&StepId| planner.settled(**step).is_none();
         if let Some(step) = self.graph.dependencies(id).iter().find(open) {
             return Err(format!(
                 "its input {} has no current result",
                 self.graph.node(*step).name
             ));
         }
-        let decided = self.planner.decide(id, false).map_err(|e| e.to_string())?;
+        let decided = planner.decide(id, false).map_err(|e| e.to_string())?;
         match (&decided.verdict, decided.entry.clone()) {
             (Verdict::UpToDate | Verdict::Restore { .. }, Some(entry)) => Ok((decided, entry)),
             _ => Err("it has no current result: build first".to_owned()),
         }
     }
 
-    fn again(
+    fn task(
         &self,
+        planner: &Planner<'_>,
         id: StepId,
         decided: &Decided,
         entry: &Entry,
-        sink: &mut dyn Sink,
-    ) -> Result<Audited, OpsError> {
-        let node = self.graph.node(id);
-        if self.cancel.load(Ordering::Relaxed) {
-            return Ok(stopped());
+        at: usize,
+    ) -> Task<'a> {
+        let mut inputs = decided.inputs.iter();
+        let lineage = inputs.any(|input| matches!(input.from, Provenance::Engine(_)));
+        Task {
+            at,
+            node: self.graph.node(id),
+            manifest: planner.manifest(id, &decided.inputs),
+            decided: decided.clone(),
+            entry: entry.clone(),
+            threads: recorded_threads(self.store, entry).unwrap_or_else(cores),
+            lineage: lineage.then(|| planner.lineage(id)),
         }
-        if node.purity == Purity::External {
-            return Ok(Audited::NotAudited("it acts on the world".to_owned()));
-        }
-        sink.event(&Event::StepStarted {
-            step: node.name.clone(),
-            kind: node.kind.clone(),
-            key: decided.key,
-        });
-        let work = WorkFolder::create(self.clean.join(&*node.name.file()).join("work"))?;
-        let started = Instant::now();
-        let outcome = self.run(id, decided, &work, sink)?;
-        let seconds = started.elapsed().as_secs_f64();
-        let (step, key) = (node.name.clone(), decided.key);
-        let (audited, event) = match outcome {
-            Ok(()) => {
-                let audited = self.compare(entry, &work);
-                let event = finished(step, key, seconds, &audited);
-                (audited, event)
-            }
-            Err(_) if self.cancel.load(Ordering::Relaxed) => {
-                (stopped(), Event::StepCancelled { step })
-            }
-            Err(error) => {
-                let audited = Audited::Differs(failure(&error, &work));
-                (audited, failed(step, error))
-            }
-        };
-        sink.event(&event);
-        files::remove(&self.clean.join(&*node.name.file()))?;
-        Ok(audited)
     }
+}
 
-    fn run(
+/// How many threads the step might use in the build.
+fn recorded_threads(store: &LocalStore, entry: &Entry) -> Option<usize> {
+    #[derive(serde::Deserialize)]
+    struct Recorded {
+        threads: usize,
+    }
+    let bytes = store.get(&entry.record).ok()?;
+    let recorded: Recorded = serde_json::from_slice(&bytes).ok()?;
+    Some(recorded.threads)
+}
+
+/// The audit of several steps.
+struct Audit<'a> {
+    rebuilder: Rebuilder<'a>,
+    judge: Judge<'a>,
+    rebuild: bool,
+}
+
+/// What a thread that audits reports.
+enum Message {
+    Event(Box<Event>),
+    Done(usize, Box<Result<StepAudit, OpsError>>),
+}
+
+impl Audit<'_> {
+    /// Audits the steps, some at once; gives each with its place in the report.
+    fn all(
         &self,
-        id: StepId,
-        decided: &Decided,
-        work: &WorkFolder,
+        tasks: Vec<Task<'_>>,
+        jobs: usize,
         sink: &mut dyn Sink,
-    ) -> Result<Result<(), StepError>, OpsError> {
-        let node = self.graph.node(id);
-        let inputs = self.inputs(id, decided)?;
-        let job = prepare(
-            self.registry,
-            node,
-            &self.planner.manifest(id, &decided.inputs),
-            inputs,
-            work,
-            cores(),
-        );
-        let started = job.and_then(|job| self.executor.start(&job, work));
-        let running = match started {
-            Ok(running) => running,
-            Err(error) => return Ok(Err(error)),
-        };
-        let step = node.name.clone();
-        let stop = running.stopper();
-        let ended = AtomicBool::new(false);
-        let result = std::thread::scope(|scope| {
-            // The wait itself does not return before the step ends.
-            let watcher = scope.spawn(|| kill_if_cancelled(stop, self.cancel, &ended));
-            let result = running.wait(&mut |progress| {
-                let step = step.clone();
-                sink.event(&Event::StepProgress { step, progress });
-            });
-            ended.store(true, Ordering::Relaxed);
-            watcher.thread().unpark();
-            result
-        });
-        Ok(match result.end {
-            End::Finished => Ok(()),
-            End::Failed { error } => Err(error),
-            End::Cancelled => Err(StepError::new("cancelled")),
+    ) -> Result<Vec<(usize, StepAudit)>, OpsError> {
+        let threads = jobs.clamp(1, tasks.len().max(1));
+        let queue = Mutex::new(tasks.into_iter());
+        let (sender, messages) = channel();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                let (sender, queue) = (sender.clone(), &queue);
+                scope.spawn(move || self.work(queue, &sender));
+            }
+            drop(sender);
+            let mut audited = Vec::new();
+            for message in messages {
+                match message {
+                    Message::Event(event) => sink.event(&event),
+                    Message::Done(at, step) => audited.push((at, (*step)?)),
+                }
+            }
+            Ok(audited)
         })
     }
 
-    /// The recorded inputs under other paths than the build had.
-    fn inputs(&self, id: StepId, decided: &Decided) -> Result<Vec<Input>, OpsError> {
-        let name = self.graph.node(id).name.file();
-        let folder = self.clean.join(&*name).join("inputs");
-        files::create_dir(&folder)?;
-        let mut inputs = Vec::new();
-        for (i, input) in decided.inputs.iter().enumerate() {
-            let place = folder.join(i.to_string());
-            let path = match &input.from {
-                Provenance::Step { .. } => {
-                    let path = place.join(input.path.file_name().unwrap_or_default());
-                    self.store.place(&input.artifact, &path)?;
-                    path
-                }
-                Provenance::Engine(_) => {
-                    files::write(&place, self.planner.lineage(id))?;
-                    place
-                }
-                Provenance::Path(_) | Provenance::Hub(_) => elsewhere(&place, &input.path)?,
+    fn work<'t>(&self, queue: &Mutex<impl Iterator<Item = Task<'t>>>, sender: &Sender<Message>) {
+        loop {
+            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let Some(task) = next else { return };
+            let mut tell = |event| {
+                // Nobody listens any more once another step could not be audited.
+                let _ = sender.send(Message::Event(Box::new(event)));
             };
-            inputs.push(Input {
-                port: input.port.clone(),
-                label: input.label.clone(),
-                path,
-            });
-        }
-        Ok(inputs)
-    }
-
-    fn compare(&self, entry: &Entry, work: &WorkFolder) -> Audited {
-        let stats = StatCache::empty();
-        let lines: Vec<String> = entry
-            .outputs
-            .iter()
-            .flat_map(|output| {
-                let path = work.out().join(&output.path);
-                differences(self.store, &stats, &output.artifact, &output.path, &path)
-            })
-            .collect();
-        match lines.is_empty() {
-            true => Audited::Same,
-            false => Audited::Differs(lines),
+            let audited = self.step(&task, &mut tell);
+            let done = Message::Done(task.at, Box::new(audited));
+            if sender.send(done).is_err() {
+                return;
+            }
         }
     }
-}
 
-fn finished(step: StepName, key: Key, seconds: f64, audited: &Audited) -> Event {
-    Event::StepFinished {
-        step,
-        key,
-        seconds,
-        peak_memory: None,
-        facts: BTreeMap::new(),
-        unchanged: *audited == Audited::Same,
-    }
-}
-
-/// The log's end is in the report.
-fn failed(step: StepName, error: StepError) -> Event {
-    Event::StepFailed {
-        step,
-        error,
-        log_tail: Vec::new(),
-        log: None,
-    }
-}
-
-fn stopped() -> Audited {
-    Audited::NotAudited("the audit was stopped".to_owned())
-}
-
-/// How a step failed that had worked in the build, with the end of its log.
-fn failure(error: &StepError, work: &WorkFolder) -> Vec<String> {
-    let mut lines = vec![format!("it failed: {}", error.message)];
-    lines.extend(error.causes.iter().cloned());
-    let log = std::fs::read(work.log()).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
-    let log: Vec<&str> = log.lines().collect();
-    let tail = log[log.len().saturating_sub(LOG_TAIL)..].iter();
-    lines.extend(tail.map(|line| format!("| {line}")));
-    lines
-}
-
-/// Kills a step when the user stops the audit; returns when the step has ended.
-fn kill_if_cancelled(stop: impl Fn(Stop), cancel: &AtomicBool, ended: &AtomicBool) {
-    while !ended.load(Ordering::Relaxed) {
-        if cancel.load(Ordering::Relaxed) {
-            stop(Stop::Kill);
+    fn step(&self, task: &Task<'_>, tell: &mut dyn FnMut(Event)) -> Result<StepAudit, OpsError> {
+        if !self.rebuild {
+            return Ok(self.judge.step(task, Found::Recorded));
         }
-        std::thread::park_timeout(LOOK_EVERY);
-    }
-}
-
-/// The source under another path: hard links where they can be had, copies
-/// elsewhere, and no symbolic links, which a step could tell from files.
-fn elsewhere(place: &Path, source: &Path) -> Result<PathBuf, StoreError> {
-    files::create_dir(place)?;
-    let path = place.join(source.file_name().unwrap_or_default());
-    mirror(source, &path)?;
-    Ok(path)
-}
-
-fn mirror(source: &Path, path: &Path) -> Result<(), FileError> {
-    let real = fs::canonicalize(source).on("find", source)?;
-    if !real.is_dir() {
-        return match fs::hard_link(&real, path) {
-            Ok(()) => Ok(()),
-            Err(_) => fs::copy(&real, path).on("copy", &real).map(|_| ()),
+        let audited = match self.rebuilder.rebuild(task, tell)? {
+            Rebuilt::Finished(work, seconds) => StepAudit {
+                seconds: Some(seconds),
+                threads: Some((task.threads, self.rebuilder.noise.threads(task.threads))),
+                ..self.judge.step(task, Found::Rebuilt(&work.out()))
+            },
+            Rebuilt::Failed(failure) => StepAudit {
+                result: StepResult::Differs,
+                why: Some("it failed in the audit".to_owned()),
+                failure: Some(failure),
+                ..judge::empty(task)
+            },
+            Rebuilt::Stopped => StepAudit {
+                result: StepResult::CouldNotTell,
+                why: Some("the audit was stopped".to_owned()),
+                ..judge::empty(task)
+            },
         };
+        if let Some(event) = ended(task, &audited) {
+            tell(event);
+        }
+        crate::files::remove(&self.rebuilder.folder(task))?;
+        Ok(audited)
     }
-    files::create_dir(path)?;
-    for entry in fs::read_dir(&real).on("list", &real)? {
-        let entry = entry.on("list", &real)?;
-        mirror(&entry.path(), &path.join(entry.file_name()))?;
-    }
-    Ok(())
+}
+
+/// What is told of the end of a step that was begun.
+fn ended(task: &Task<'_>, audited: &StepAudit) -> Option<Event> {
+    let step = task.node.name.clone();
+    Some(match (&audited.failure, audited.seconds) {
+        (Some(failure), _) => Event::StepFailed {
+            step,
+            error: failure.error.clone(),
+            // It is in the report.
+            log_tail: Vec::new(),
+            log: None,
+        },
+        (None, Some(seconds)) => Event::StepFinished {
+            step,
+            key: task.decided.key,
+            seconds,
+            peak_memory: None,
+            facts: BTreeMap::new(),
+            unchanged: step_result(&audited.outputs) == StepResult::Same,
+        },
+        (None, None) => Event::StepCancelled { step },
+    })
 }
