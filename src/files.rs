@@ -274,6 +274,26 @@ fn wait_for_lock(file: &File, cancel: &AtomicBool) -> io::Result<bool> {
     Ok(false)
 }
 
+/// How much of the end of a log is looked at.
+const LOG_END: u64 = 64 << 10;
+
+/// The last lines of a file of text, at most `n`; none where it cannot be read.
+pub fn last_lines(path: &Path, n: usize) -> Vec<String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(LOG_END)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(n)..];
+    last.iter().map(|line| (*line).to_owned()).collect()
+}
+
 /// `path` relative to `base` where it lies below it, for messages and records.
 pub fn relative<'a>(path: &'a Path, base: &Path) -> &'a Path {
     path.strip_prefix(base).unwrap_or(path)
@@ -291,6 +311,19 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_last_lines_of_a_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        assert!(last_lines(&path, 3).is_empty());
+        fs::write(&path, b"a\nb\n\xffc").unwrap();
+        assert_eq!(last_lines(&path, 2), ["b", "\u{fffd}c"]);
+        let long: String = (0..100_000).map(|n| format!("line {n}\n")).collect();
+        fs::write(&path, long).unwrap();
+        assert_eq!(last_lines(&path, 2), ["line 99998", "line 99999"]);
+        assert!(last_lines(&path, 100_000)[1].starts_with("line "));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`hash`] | digests and the canonical encoding; the only user of blake3 |
 //! | [`files`] | atomic writes, locks, stat tuples, paths in errors |
+//! | [`compare`] | how two versions of a file differ: tensors, JSON, rows, text, bytes |
 //! | [`data`] | rows, findings, templates, splits, statistics |
 //! | [`ml`] | kernels, decoder, LoRA, tokenizer, training, generation; the only user of candle |
 //! | [`eval`] | generations, scores, intervals, comparisons |
@@ -25,7 +26,7 @@
 //! | [`plan`] | keys, the decision, reasons |
 //! | [`event`] | what happens in a run, as plain data |
 //! | [`exec`] | the scheduler and the one door through which steps run |
-//! | [`record`] | provenance, the lock file, comparing digests |
+//! | [`record`] | provenance, the lock file, what an audit found |
 //! | [`report`] | bars, plain lines, JSON lines |
 //! | [`steps`] | one file per kind: glue from ports to domain code |
 //! | [`watch`] | debounced file events |
@@ -67,6 +68,7 @@
 //! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |
 
 pub mod cli;
+pub mod compare;
 pub mod data;
 pub mod eval;
 pub mod event;

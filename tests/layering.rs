@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     ("hash", &[]),
     ("files", &["hash"]),
+    ("compare", &["files"]),
     ("data", &["hash", "files"]),
     ("ml", &["hash", "files", "data"]),
     ("eval", &["hash", "files", "data"]),
@@ -33,10 +34,15 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "record",
         &[
-            "hash", "files", "pipeline", "step", "graph", "store", "plan", "event",
+            "hash", "files", "compare", "pipeline", "step", "graph", "store", "plan", "event",
         ],
     ),
-    ("report", &["hash", "pipeline", "step", "plan", "event"]),
+    (
+        "report",
+        &[
+            "hash", "compare", "pipeline", "step", "plan", "event", "record",
+        ],
+    ),
     (
         "steps",
         &[
@@ -47,8 +53,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "ops",
         &[
-            "hash", "files", "hub", "pipeline", "step", "graph", "store", "plan", "event", "exec",
-            "record", "steps", "watch",
+            "hash", "files", "compare", "hub", "pipeline", "step", "graph", "store", "plan",
+            "event", "exec", "record", "steps", "watch",
         ],
     ),
     (

@@ -16,6 +16,7 @@ Exit codes:
   3    the pipeline file is wrong
   4    wrong usage
   5    the system refused: files, the store, the network
+  6    audit could not tell: something could not be compared
   130  interrupted
 
 Results go to standard output, all else to standard error.";
@@ -113,7 +114,7 @@ pub enum Verb {
 }
 
 /// Options of verbs that run steps.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Run {
     /// The steps to bring up to date, with what they need [default: all].
     #[arg(value_name = "STEP")]
@@ -226,12 +227,49 @@ pub struct Verify {
 /// `audit`.
 #[derive(Debug, Args)]
 pub struct Audit {
-    /// What to rebuild and how.
-    #[command(flatten)]
-    pub run: Run,
+    /// The steps to audit, and only those [default: all].
+    #[arg(value_name = "STEP")]
+    pub targets: Vec<String>,
+    /// Compare with this lock file, folder (somebody's release) or project
+    /// instead of the own records.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub against: Option<PathBuf>,
+    /// Compare the recorded results; do nothing again.
+    #[arg(long, requires = "against")]
+    pub no_rebuild: bool,
+    /// Write audit.html and audit.json into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// How much to make different from the build.
+    #[arg(long, value_enum, default_value_t, value_name = "LEVEL")]
+    pub noise: AuditNoise,
+    /// How many steps may be done at once.
+    #[arg(short, long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
+    /// Write every event as a line of JSON to this file (- for standard output).
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// How long steps may take to stop when interrupted.
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub grace: Duration,
+    /// Tell only of failures and warnings.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How much an audit makes different from the build.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum AuditNoise {
+    /// Only the folder.
+    None,
+    /// All that steps are not promised to find fixed.
+    #[default]
+    Usual,
+    /// Also the time zone and locale of commands, which a build fixes.
+    All,
 }
 
 /// `kinds`.
@@ -350,6 +388,7 @@ mod tests {
             "watch stage1 -k",
             "verify --json",
             "audit stage1 --json -j 2",
+            "audit --against p.lock --no-rebuild --report there --noise all",
             "schema",
             "kinds --json",
             "init",
@@ -369,6 +408,8 @@ mod tests {
         insta::assert_snapshot!(refusal("graph --format svg"), @"error: invalid value 'svg' for '--format <FORMAT>'");
         insta::assert_snapshot!(refusal("biuld"), @"error: unrecognized subcommand 'biuld'");
         insta::assert_snapshot!(refusal("build -q -v"), @"error: the argument '--quiet' cannot be used with '--verbose'");
+        insta::assert_snapshot!(refusal("audit --force x"), @"error: unexpected argument '--force' found");
+        insta::assert_snapshot!(refusal("audit --no-rebuild"), @"error: the following required arguments were not provided:");
         insta::assert_snapshot!(refusal("why"), @"error: the following required arguments were not provided:");
     }
 }

@@ -17,6 +17,8 @@ pub enum Exit {
     Usage = 4,
     /// The operating system, the store or the network refused.
     System = 5,
+    /// `audit` found no difference, but could not compare everything.
+    Unsure = 6,
     /// The user stopped it.
     Interrupted = 130,
 }

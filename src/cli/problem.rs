@@ -75,8 +75,10 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::NoSuchPipeline { .. }
         | OpsError::NoSuchStep { .. }
         | OpsError::BadAddress { .. }
+        | OpsError::WhoseFolder { .. }
         | OpsError::NoSuchCell { .. } => Exit::Usage,
         OpsError::Input { .. }
+        | OpsError::Reference { .. }
         | OpsError::Lock(_)
         | OpsError::Store(_)
         | OpsError::File(_)

@@ -44,6 +44,12 @@ impl LocalExecutor {
         }
     }
 
+    /// Gives every child these variables too, or in place of others.
+    pub fn with_variables(mut self, variables: &[(OsString, OsString)]) -> Self {
+        self.environment.extend_from_slice(variables);
+        self
+    }
+
     fn command(&self, job: &Job, folder: &WorkFolder) -> Result<Command, StepError> {
         let log = files::create(&folder.log())?;
         let mut command = match &job.program {

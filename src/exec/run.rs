@@ -677,7 +677,9 @@ impl<'a, 's> Run<'a, 's> {
         self.emit(Event::StepFailed {
             step: node.name.clone(),
             error,
-            log_tail: log.as_deref().map_or(Vec::new(), tail),
+            log_tail: log
+                .as_deref()
+                .map_or(Vec::new(), |log| files::last_lines(log, LOG_TAIL)),
             log,
         });
         self.skip_below(id);
@@ -830,15 +832,4 @@ fn see_through(
 fn store_log(store: &dyn Store, log: &Path) -> Option<Digest> {
     let bytes = std::fs::read(log).ok().filter(|bytes| !bytes.is_empty())?;
     store.put(&bytes).ok()
-}
-
-fn tail(log: &Path) -> Vec<String> {
-    let bytes = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(LOG_TAIL);
-    lines[from..]
-        .iter()
-        .map(|line| (*line).to_owned())
-        .collect()
 }

@@ -23,8 +23,9 @@ use crate::record::LockError;
 use crate::step::Registry;
 use crate::store::StoreError;
 
+pub use crate::record::{AuditReport, AuditVerdict};
 pub use crate::watch::{Changed, WatchError, Watched};
-pub use audit::{AuditReport, Audited, audit};
+pub use audit::{AuditOptions, NoiseLevel, audit};
 pub use build::{BuildOptions, build};
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
@@ -98,6 +99,23 @@ pub enum OpsError {
         #[source]
         source: InputError,
     },
+    /// What to compare with is not there.
+    #[error("failed to read {}", .path.display())]
+    Reference {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Which step's output a folder should be is not known.
+    #[error("which step made {} is not clear", .path.display())]
+    WhoseFolder {
+        /// As given.
+        path: PathBuf,
+        /// The steps that might have.
+        steps: Vec<String>,
+    },
     /// The lock file cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -130,6 +148,10 @@ impl OpsError {
             OpsError::BadAddress { .. } => {
                 Some("a cell is named like 'stage1[lr=1e-4,rank=8]', in quotes".to_owned())
             }
+            OpsError::WhoseFolder { steps, .. } => Some(match &steps[..] {
+                [] => "name the step: audit STEP --against FOLDER".to_owned(),
+                steps => format!("name one of: {}", steps.join(", ")),
+            }),
             OpsError::Lock(LockError::Damaged { path, .. }) => Some(format!(
                 "after a merge conflict, take either side of {path} and build again"
             )),

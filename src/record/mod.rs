@@ -5,12 +5,15 @@
 //! | a record, an object of the store | [`ProvenanceRecorder`] |
 //! | `pipelines/NAME.lock` | [`Lock`] |
 
-mod compare;
+mod audit;
 mod environment;
 mod lock;
 mod provenance;
 
-pub use compare::differences;
+pub use audit::{
+    AUDIT_FORMAT, Against, AuditFailure, AuditReport, AuditVerdict, OutputAudit, StepAudit,
+    StepResult, Varied, step_result,
+};
 pub use environment::{Environment, Program};
 pub use lock::{Lock, LockError, LockedStep};
 pub use provenance::ProvenanceRecorder;

@@ -3,6 +3,7 @@
 //! Every reporter is a [`Sink`] and only receives. The words of a line are
 //! written once, in [`words`](self); bars and plain lines differ in what moves.
 
+mod audit;
 mod bars;
 mod json;
 mod plain;
@@ -13,6 +14,7 @@ mod table;
 mod tests;
 mod words;
 
+pub use audit::{audit_html, audit_sentence, audit_text, audit_verdict};
 pub use bars::Bars;
 pub use json::JsonLines;
 pub use plain::Plain;

@@ -1,0 +1,193 @@
+//! Doing one step again: in a clean folder, from its recorded inputs, with noise.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::noise::Noise;
+use super::plant;
+use crate::event::Event;
+use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
+use crate::files;
+use crate::graph::Node;
+use crate::ops::OpsError;
+use crate::plan::{Decided, Manifest, Provenance};
+use crate::record::AuditFailure;
+use crate::step::{Input, Registry, StepError};
+use crate::store::{Entry, LocalStore};
+
+/// How often a running step's audit looks whether it was stopped.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How many of the last lines of a failed step's log are shown.
+const LOG_TAIL: usize = 10;
+
+/// What steps are done again with.
+pub(super) struct Rebuilder<'a> {
+    pub registry: &'a Registry,
+    pub store: &'a LocalStore,
+    pub noise: &'a Noise,
+    /// For steps that are programs of somebody else's.
+    pub commands: LocalExecutor,
+    /// For built-in kinds.
+    pub kinds: LocalExecutor,
+    /// An empty folder.
+    pub clean: PathBuf,
+    pub cancel: &'a AtomicBool,
+    pub grace: Duration,
+}
+
+/// A step to do again.
+pub(super) struct Task<'a> {
+    /// Its place in the report.
+    pub at: usize,
+    pub node: &'a Node,
+    pub manifest: Manifest,
+    pub decided: Decided,
+    /// Its recorded result.
+    pub entry: Entry,
+    /// How many threads it might use in the build.
+    pub threads: usize,
+    /// The bytes of the lineage file, if it reads one.
+    pub lineage: Option<Vec<u8>>,
+}
+
+/// How doing a step again ended.
+pub(super) enum Rebuilt {
+    /// Its outputs are in the work folder.
+    Finished(WorkFolder, f64),
+    /// It failed.
+    Failed(AuditFailure),
+    /// The user stopped the audit.
+    Stopped,
+}
+
+impl Rebuilder<'_> {
+    /// Does a step again, telling of it; the caller removes the folder
+    /// [`Rebuilder::folder`] when it is done with the outputs.
+    pub fn rebuild(
+        &self,
+        task: &Task<'_>,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<Rebuilt, OpsError> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Ok(Rebuilt::Stopped);
+        }
+        tell(Event::StepStarted {
+            step: task.node.name.clone(),
+            kind: task.node.kind.clone(),
+            key: task.decided.key,
+        });
+        let work = WorkFolder::create(self.folder(task).join("work"))?;
+        let started = Instant::now();
+        let inputs = self.inputs(task)?;
+        let outcome = self.run(task, inputs, &work, tell);
+        Ok(match outcome {
+            Ok(()) => Rebuilt::Finished(work, started.elapsed().as_secs_f64()),
+            Err(_) if self.cancel.load(Ordering::Relaxed) => Rebuilt::Stopped,
+            Err(error) => Rebuilt::Failed(AuditFailure {
+                error,
+                log_tail: files::last_lines(&work.log(), LOG_TAIL),
+            }),
+        })
+    }
+
+    /// Where a step is done again.
+    pub fn folder(&self, task: &Task<'_>) -> PathBuf {
+        self.clean
+            .join(format!("{}-{}", task.at, task.node.name.file()))
+    }
+
+    fn run(
+        &self,
+        task: &Task<'_>,
+        inputs: Vec<Input>,
+        work: &WorkFolder,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<(), StepError> {
+        let threads = self.noise.threads(task.threads);
+        let mut job = prepare(
+            self.registry,
+            task.node,
+            &task.manifest,
+            inputs,
+            work,
+            threads,
+        )?;
+        for (name, value) in self.noise.thread_variables(threads) {
+            job.environment.entry(name).or_insert(value);
+        }
+        let executor = match job.program.is_some() {
+            true => &self.commands,
+            false => &self.kinds,
+        };
+        let running = executor.start(&job, work)?;
+        let stop = running.stopper();
+        let ended = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            // The wait itself does not return before the step ends.
+            let watcher = scope.spawn(|| self.stop_if_cancelled(stop, &ended));
+            let result = running.wait(&mut |progress| {
+                let step = task.node.name.clone();
+                tell(Event::StepProgress { step, progress });
+            });
+            ended.store(true, Ordering::Relaxed);
+            watcher.thread().unpark();
+            result
+        });
+        match result.end {
+            End::Finished => Ok(()),
+            End::Failed { error } => Err(error),
+            End::Cancelled => Err(StepError::new("cancelled")),
+        }
+    }
+
+    /// Asks a step to stop when the user stops the audit, and kills it when the
+    /// grace period is over; returns when the step has ended.
+    fn stop_if_cancelled(&self, stop: impl Fn(Stop), ended: &AtomicBool) {
+        let mut asked: Option<Instant> = None;
+        while !ended.load(Ordering::Relaxed) {
+            match asked {
+                None if self.cancel.load(Ordering::Relaxed) => {
+                    stop(Stop::Ask);
+                    asked = Some(Instant::now());
+                }
+                Some(at) if at.elapsed() >= self.grace => stop(Stop::Kill),
+                _ => {}
+            }
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+
+    /// The recorded inputs under other paths than the build had.
+    fn inputs(&self, task: &Task<'_>) -> Result<Vec<Input>, OpsError> {
+        let folder = self.folder(task).join("inputs");
+        files::create_dir(&folder)?;
+        let mut inputs = Vec::new();
+        for (i, input) in task.decided.inputs.iter().enumerate() {
+            let place = folder.join(i.to_string());
+            let path = match &input.from {
+                Provenance::Step { .. } => {
+                    let path = place.join(input.path.file_name().unwrap_or_default());
+                    files::create_dir(&place)?;
+                    plant::artifact(self.store, &input.artifact, &path, self.noise)?;
+                    path
+                }
+                Provenance::Engine(_) => {
+                    let bytes = task.lineage.as_deref().unwrap_or_default();
+                    files::write(&place, bytes)?;
+                    place
+                }
+                Provenance::Path(_) | Provenance::Hub(_) => {
+                    plant::source(&place, &input.path, self.noise)?
+                }
+            };
+            inputs.push(Input {
+                port: input.port.clone(),
+                label: input.label.clone(),
+                path,
+            });
+        }
+        Ok(inputs)
+    }
+}
