@@ -64,6 +64,7 @@
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
 //! | `cache/work/RUN-STEP/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
+//! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |
 //! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
 //! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |
 

@@ -7,6 +7,8 @@ use crate::pipeline;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+use crate::pipeline::units;
+
 /// What follows `--help`: what scripts rely on.
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -100,7 +102,7 @@ pub enum Verb {
     /// Show the steps and what they need of each other.
     Graph(Graph),
     /// Build, and build again whenever an input changes.
-    Watch(Run),
+    Watch(Watch),
     /// Hash every output again and compare with the records and the lock.
     Verify(Verify),
     /// Rebuild in a clean folder and compare every digest.
@@ -139,12 +141,48 @@ pub struct Run {
     pub quiet: bool,
 }
 
+/// What there is for steps to use, where it is not what the machine has.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "What steps may use")]
+pub struct Machine {
+    /// Processors [default: all, or as many as --jobs if that is more].
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub cpus: Option<u32>,
+    /// Memory to count with, such as 64GiB [default: the machine's].
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub memory: Option<u64>,
+    /// GPUs, such as 0,1 [default: those that CUDA_VISIBLE_DEVICES names, or all].
+    #[arg(long, value_name = "IDS", value_parser = gpus)]
+    pub gpus: Option<Gpus>,
+    /// Another size of a pool of the pipeline file; may be repeated.
+    #[arg(long, value_name = "NAME=N", value_parser = pool)]
+    pub pool: Vec<(String, u64)>,
+}
+
+/// The ids of GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpus(pub Vec<String>);
+
 /// `build`.
 #[derive(Debug, Args)]
 pub struct Build {
     /// What to build and how.
     #[command(flatten)]
     pub run: Run,
+    /// What may be handed out to steps.
+    #[command(flatten)]
+    pub machine: Machine,
+}
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// What to build and how.
+    #[command(flatten)]
+    pub run: Run,
+    /// What may be handed out to steps.
+    #[command(flatten)]
+    pub machine: Machine,
 }
 
 /// `plan`.
@@ -307,6 +345,35 @@ fn jobs(text: &str) -> Result<usize, String> {
     }
 }
 
+fn cpus(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("expected a whole number of at least 1".to_owned()),
+    }
+}
+
+/// Ids with commas between; none for an empty text.
+fn gpus(text: &str) -> Result<Gpus, String> {
+    let ids: Vec<String> = text.split(',').map(|id| id.trim().to_owned()).collect();
+    let distinct: std::collections::BTreeSet<&String> = ids.iter().collect();
+    match ids.as_slice() {
+        [only] if only.is_empty() => Ok(Gpus(Vec::new())),
+        ids if ids.iter().any(String::is_empty) || distinct.len() < ids.len() => {
+            Err("expected different ids with commas between, such as 0,1".to_owned())
+        }
+        _ => Ok(Gpus(ids)),
+    }
+}
+
+fn pool(text: &str) -> Result<(String, u64), String> {
+    let pair = text.split_once('=');
+    let pair = pair.and_then(|(name, size)| Some((name.trim(), size.trim().parse().ok()?)));
+    match pair {
+        Some((name, size)) if !name.is_empty() => Ok((name.to_owned(), size)),
+        _ => Err("expected NAME=N, such as disk=2".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
     seconds
@@ -339,10 +406,11 @@ mod tests {
         let cli = parse(
             "build stage1 card -j4 -k --force stage1 --force card --events e.jsonl \
              --grace 0.5 -q -C there -p mine --cache c --color never \
-             --set steps.a.text=x=y --set params.b=",
+             --set steps.a.text=x=y --set params.b= --cpus 3 --memory 2GiB --gpus 0,1 \
+             --pool disk=2 --pool net=1",
         )
         .unwrap();
-        let Verb::Build(Build { run }) = cli.verb else {
+        let Verb::Build(Build { run, machine }) = cli.verb else {
             panic!("{:?}", cli.verb);
         };
         assert_eq!(run.targets, ["stage1", "card"]);
@@ -350,6 +418,9 @@ mod tests {
         assert_eq!((run.jobs, run.keep_going, run.quiet), (Some(4), true, true));
         assert_eq!(run.events, Some("e.jsonl".into()));
         assert_eq!(run.grace, Duration::from_millis(500));
+        assert_eq!((machine.cpus, machine.memory), (Some(3), Some(2 << 30)));
+        assert_eq!(machine.gpus, Some(Gpus(vec!["0".into(), "1".into()])));
+        assert_eq!(machine.pool, [("disk".into(), 2), ("net".into(), 1)]);
         assert_eq!(cli.global.directory, Some("there".into()));
         assert_eq!(cli.global.pipeline.as_deref(), Some("mine"));
         assert_eq!(cli.global.cache, Some("c".into()));

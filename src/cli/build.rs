@@ -2,16 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use super::args::{Build, Run};
+use super::args::{Build, Machine, Run};
 use super::exit::Exit;
 use super::problem::Failure;
 use super::{Session, signals};
 use crate::event::Summary;
-use crate::ops::{self, BuildOptions};
+use crate::ops::{self, BuildOptions, Limits};
 
 pub(super) fn run(session: &Session, args: &Build) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
-    let options = options(session, &args.run, false);
+    let mut options = options(session, &args.run, false);
+    options.limits = limits(&args.run, &args.machine);
     let stop = signals::stop_on_signals().map_err(Failure::Signals)?;
     let summary = session.output.report(&args.run, |sink| {
         ops::build(&workspace, &options, &stop, sink)
@@ -21,16 +22,27 @@ pub(super) fn run(session: &Session, args: &Build) -> Result<Exit, Failure> {
 
 /// The options of a build as the command line gives them.
 pub(super) fn options(session: &Session, run: &Run, from_watch: bool) -> BuildOptions {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     BuildOptions {
         targets: run.targets.clone(),
-        jobs: run.jobs.unwrap_or_else(cores),
+        limits: limits(run, &Machine::default()),
         keep_going: run.keep_going,
         force: run.force.clone(),
         overrides: session.overrides(),
         grace: run.grace,
         from_watch,
         last: !from_watch,
+    }
+}
+
+/// What may be handed out to steps.
+pub(super) fn limits(run: &Run, machine: &Machine) -> Limits {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Limits {
+        jobs: run.jobs.unwrap_or_else(cores),
+        cpus: machine.cpus,
+        memory: machine.memory,
+        gpus: machine.gpus.clone().map(|list| list.0),
+        pools: machine.pool.iter().cloned().collect(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `retune plan`: what a build would do, and why.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::Session;
 use super::args::Plan;
@@ -15,13 +14,10 @@ pub(super) fn run(session: &Session, args: &Plan) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
     let options = BuildOptions {
         targets: args.targets.clone(),
-        jobs: 1,
-        keep_going: false,
         force: args.force.clone(),
         overrides: session.overrides(),
-        grace: Duration::ZERO,
-        from_watch: false,
         last: true,
+        ..BuildOptions::default()
     };
     let steps = ops::plan(&workspace, &options)?;
     let output = &session.output;

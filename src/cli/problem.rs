@@ -68,7 +68,7 @@ fn with_hint(problem: Problem, hint: Option<&str>) -> Problem {
 /// The exit code of an error of the operations.
 fn ops_exit(error: &OpsError) -> Exit {
     match error {
-        OpsError::Pipeline(_) => Exit::Pipeline,
+        OpsError::Pipeline(_) | OpsError::Impossible { .. } => Exit::Pipeline,
         OpsError::Root { .. }
         | OpsError::NoPipeline(_)
         | OpsError::WhichPipeline(_)
@@ -76,7 +76,8 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::NoSuchStep { .. }
         | OpsError::BadAddress { .. }
         | OpsError::WhoseFolder { .. }
-        | OpsError::NoSuchCell { .. } => Exit::Usage,
+        | OpsError::NoSuchCell { .. }
+        | OpsError::NoSuchPool { .. } => Exit::Usage,
         OpsError::Input { .. }
         | OpsError::Reference { .. }
         | OpsError::Lock(_)

@@ -1,6 +1,6 @@
 //! `retune watch`: builds, and builds again whenever an input changes.
 
-use super::args::Run;
+use super::args::Watch;
 use super::exit::Exit;
 use super::problem::{Failure, render_ops};
 use super::{Session, build, signals};
@@ -10,9 +10,10 @@ use crate::report::count;
 /// How many changed files are named.
 const NAMED: usize = 5;
 
-pub(super) fn run(session: &Session, run: &Run) -> Result<Exit, Failure> {
+pub(super) fn run(session: &Session, args: &Watch) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
-    let options = build::options(session, run, true);
+    let mut options = build::options(session, &args.run, true);
+    options.limits = build::limits(&args.run, &args.machine);
     let stop = signals::stop_on_signals().map_err(Failure::Signals)?;
     let output = session.output;
     let notice = |notice: Notice<'_>| match notice {
@@ -20,7 +21,7 @@ pub(super) fn run(session: &Session, run: &Run) -> Result<Exit, Failure> {
         Notice::Changed(changed) => output.say(&changed_line(changed)),
         Notice::Failed(error) => output.say(&render_ops(error, &output.err)),
     };
-    output.report(run, |sink| {
+    output.report(&args.run, |sink| {
         ops::watch(&workspace, &options, &stop, sink, notice)
     })??;
     Ok(Exit::Fine)

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::hash::Digest;
 use crate::pipeline::{PipelineName, StepName, ValueSource};
 use crate::plan::{Key, Manifest, Provenance};
+use crate::step::{Grant, StepError};
 use crate::store::Output;
 
 /// One execution of a step that finished.
@@ -37,10 +38,29 @@ pub struct Execution {
     pub peak_memory: Option<u64>,
     /// How many threads it might use.
     pub threads: usize,
+    /// What it was given of the machine.
+    #[serde(default)]
+    pub resources: Grant,
+    /// The attempts of the same run that failed before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_attempts: Vec<FailedAttempt>,
     /// What the step measured about itself.
     pub facts: BTreeMap<String, Value>,
     /// The log, an object of the store; none when nothing was logged.
     pub log: Option<Digest>,
+}
+
+/// An attempt that failed and was followed by another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailedAttempt {
+    /// Why.
+    pub error: StepError,
+    /// When it started, milliseconds since the epoch.
+    pub started_ms: u64,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+    /// What it was given of the machine.
+    pub resources: Grant,
 }
 
 /// Turns executions into records.

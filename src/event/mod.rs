@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::pipeline::{PipelineName, StepName};
 use crate::plan::{Key, Verdict};
-use crate::step::{Progress, StepError};
+use crate::step::{Grant, Progress, StepError};
 
-pub use execution::{Execution, Recorder};
+pub use execution::{Execution, FailedAttempt, Recorder};
 
 /// One thing that happened, in the order in which it happened.
 ///
@@ -52,6 +52,10 @@ pub enum Event {
         kind: String,
         /// What its result will be stored under.
         key: Key,
+        /// Which attempt of this run it is, from 1.
+        attempt: u32,
+        /// What it was given of the machine.
+        resources: Grant,
     },
     /// A running step reported how far it is.
     StepProgress {
@@ -81,6 +85,23 @@ pub enum Event {
         step: StepName,
         /// What they are stored under.
         key: Key,
+    },
+    /// An attempt failed, and the step is tried again after a wait.
+    StepRetried {
+        /// The step.
+        step: StepName,
+        /// Which attempt failed, from 1.
+        attempt: u32,
+        /// How many there are at most.
+        attempts: u32,
+        /// Why.
+        error: StepError,
+        /// Seconds until it is tried again.
+        wait: f64,
+        /// The last lines of its log.
+        log_tail: Vec<String>,
+        /// Where the whole log is.
+        log: Option<PathBuf>,
     },
     /// A step failed; its last good outputs are untouched.
     StepFailed {

@@ -14,10 +14,10 @@ use serde_json::Value;
 use crate::files::{self, FileError};
 use crate::graph::Node;
 use crate::plan::Manifest;
-use crate::step::{Context, Input, Params, Program, Registry, StepError};
+use crate::step::{Checkpoint, Context, Input, Params, Program, Registry, StepError};
 
-/// The version of both files.
-pub const FORMAT: u32 = 1;
+/// The version of both files. 2: `checkpoint` says how often to write.
+pub const FORMAT: u32 = 2;
 
 /// What a process is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,11 +32,11 @@ pub struct Job {
     pub params: Params,
     /// The inputs.
     pub inputs: Vec<Input>,
-    /// A folder that outlives a failed attempt of the same key.
-    pub checkpoint: Option<PathBuf>,
+    /// Where to keep what another attempt goes on from.
+    pub checkpoint: Option<Checkpoint>,
     /// How many threads may be used.
     pub threads: usize,
-    /// The declared environment variables that are set.
+    /// The variables of the step's share, and those that are declared and set.
     pub environment: BTreeMap<String, String>,
     /// The program to start, for kinds that are one.
     #[serde(skip)]
@@ -74,6 +74,20 @@ pub enum End {
     Cancelled,
 }
 
+/// What a job is given besides its inputs.
+#[derive(Debug, Clone, Default)]
+pub struct Share {
+    /// How many threads may be used.
+    pub threads: usize,
+    /// The variables that tell of GPUs and the like.
+    pub variables: BTreeMap<String, String>,
+    /// Where to keep what another attempt goes on from.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Where a program finds its checkpoint folder.
+const CHECKPOINT: &str = "RETUNE_CHECKPOINT";
+
 /// The job of a step: built-in kinds are handed their parameters, others give
 /// the program to start.
 pub fn prepare(
@@ -82,7 +96,7 @@ pub fn prepare(
     manifest: &Manifest,
     inputs: Vec<Input>,
     work: &WorkFolder,
-    threads: usize,
+    share: Share,
 ) -> Result<Job, StepError> {
     let kind = registry
         .get(&node.kind)
@@ -92,23 +106,28 @@ pub fn prepare(
         &Context {
             inputs: &inputs,
             out: &work.out(),
-            checkpoint: None,
-            threads,
+            checkpoint: share.checkpoint.as_ref(),
+            threads: share.threads,
             cancel: &AtomicBool::new(false),
             sink: &mut (),
             facts: BTreeMap::new(),
         },
     );
+    let mut environment = share.variables;
+    if let Some(place) = &share.checkpoint {
+        let folder = place.folder.to_string_lossy().into_owned();
+        environment.insert(CHECKPOINT.to_owned(), folder);
+    }
     let set = manifest.environment.iter();
-    let set = set.filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+    environment.extend(set.filter_map(|(name, value)| Some((name.clone(), value.clone()?))));
     Ok(Job {
         format: FORMAT,
         kind: node.kind.clone(),
         version: node.version,
         params: node.params.clone(),
-        checkpoint: None,
-        threads,
-        environment: set.collect(),
+        checkpoint: share.checkpoint,
+        threads: share.threads,
+        environment,
         program: program.transpose()?,
         inputs,
     })

@@ -1,15 +1,25 @@
 //! Execution: the scheduler, the one door through which steps run, and their outputs' way into the store.
 
+mod admit;
+mod attempt;
+mod checkpoint;
+mod finish;
 mod job;
 mod local;
+mod machine;
 mod outputs;
+mod queue;
 mod run;
+mod start;
 mod state;
+mod stop;
 mod worker;
 
-pub use job::{End, Job, JobResult, WorkFolder, prepare};
+pub use job::{End, Job, JobResult, Share, WorkFolder, prepare};
 pub use local::LocalExecutor;
-pub use run::{Options, Runner};
+pub use machine::Limits;
+pub use queue::Impossible;
+pub use run::{Options, RunError, Runner};
 pub use worker::work;
 
 use crate::step::{Progress, StepError};

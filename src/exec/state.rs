@@ -11,6 +11,8 @@ pub enum State {
     Queued,
     /// Its process runs.
     Running,
+    /// An attempt failed; it waits for the time of the next one.
+    Resting,
     /// It has its outputs, one way or another.
     Done,
     /// It ran, or tried to, and has no outputs.
@@ -32,6 +34,8 @@ pub enum Change {
     Reconsider,
     /// Its process was started.
     Start,
+    /// It failed and is tried again later.
+    Rest,
     /// It has its outputs.
     Finish,
     /// It failed.
@@ -53,13 +57,14 @@ impl State {
         match (self, change) {
             (Waiting(1), InputKnown) => Ready,
             (Waiting(n), InputKnown) => Waiting(n - 1),
-            (Ready, Queue) => Queued,
+            (Ready | Resting, Queue) => Queued,
             (Queued, Reconsider) => Ready,
             (Queued, Start) => Running,
+            (Running, Rest) => Resting,
             (Ready | Running, Finish) => Done,
             (Ready | Queued | Running, Fail) => Failed,
-            (Waiting(_) | Ready | Queued, Skip) => Skipped,
-            (Waiting(_) | Ready | Queued | Running, Cancel) => Cancelled,
+            (Waiting(_) | Ready | Queued | Resting, Skip) => Skipped,
+            (Waiting(_) | Ready | Queued | Running | Resting, Cancel) => Cancelled,
             (state, change) => unreachable!("{change:?} cannot happen to a step that is {state:?}"),
         }
     }
@@ -83,6 +88,8 @@ mod tests {
         assert_eq!(Ready.after(Finish), Done);
         assert_eq!(Waiting(3).after(Skip), Skipped);
         assert_eq!(Running.after(Cancel), Cancelled);
+        let again = [Queue, Start, Rest, Queue, Start, Finish];
+        assert_eq!(again.into_iter().fold(Ready, |s, c| s.after(c)), Done);
     }
 
     #[test]

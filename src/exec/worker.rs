@@ -70,7 +70,7 @@ fn attempt(
     let mut context = Context {
         inputs: &job.inputs,
         out: &out,
-        checkpoint: job.checkpoint.as_deref(),
+        checkpoint: job.checkpoint.as_ref(),
         threads: job.threads,
         cancel,
         sink: &mut sink,

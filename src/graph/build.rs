@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::check::{check, required};
 use super::layout::{self, Outs};
 use super::order::{self, Order};
+use super::settings::{Checker, Settings, Usual};
 use super::wiring::Wiring;
 use super::{Graph, InputRef, Node, StepId};
 use crate::pipeline::{
-    Diagnostic, Field, OncePerPlace, Pipeline, RawStep, Source, Span, Spans, ValueSource, suggest,
-    within,
+    Diagnostic, Field, OncePerPlace, Pipeline, RawStep, SETTINGS, Source, Span, Spans, ValueSource,
+    closest, is_name, suggest, within,
 };
 use crate::step::{Arity, FieldError, InPort, Kind, Mention, OutPort, Params, Registry, Shape};
 
@@ -23,7 +24,8 @@ pub(super) fn build(
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Graph> {
     let kinds = kinds(pipeline, registry);
-    let steps = checked(pipeline, &kinds, registry, faults);
+    let mut settings = Checker::new(pools(pipeline, faults));
+    let steps = checked(pipeline, &kinds, &mut settings, registry, faults);
     let outs = Outs::new(pipeline, faults);
     let names = pipeline.steps.iter().enumerate();
     let mut wiring = Wiring {
@@ -61,19 +63,53 @@ pub(super) fn build(
     if !faults.is_empty() {
         return None;
     }
-    assemble(pipeline, steps, inputs, outs, order)
+    let mut graph = assemble(pipeline, steps, inputs, outs, order)?;
+    graph.pools = settings.into_pools();
+    Some(graph)
+}
+
+/// The pools of `[pipeline]`.
+fn pools(pipeline: &Pipeline, faults: &mut Vec<Diagnostic>) -> BTreeMap<String, u64> {
+    let Some(field) = &pipeline.pools else {
+        return BTreeMap::new();
+    };
+    let schema = pools_schema();
+    let before = faults.len();
+    check(&schema, &field.value, &field.spans, "pools", faults);
+    let pools = field.value.as_object().into_iter().flatten();
+    for (name, _) in pools.clone().filter(|(name, _)| !is_name(name)) {
+        let message = format!("'{name}' cannot be the name of a pool");
+        faults.push(Diagnostic::error(field.spans.key(name), message).label("not a name"));
+    }
+    if faults.len() > before {
+        return BTreeMap::new();
+    }
+    let size = |(name, size): (&String, &Value)| Some((name.clone(), size.as_u64()?));
+    pools.filter_map(size).collect()
+}
+
+/// The JSON schema of `[pipeline] pools`.
+pub(super) fn pools_schema() -> Value {
+    json!({
+        "description": "What steps share that the machine knows nothing of, and how much of it \
+                        there is.",
+        "type": "object",
+        "additionalProperties": { "type": "integer", "minimum": 1 },
+    })
 }
 
 fn checked<'a>(
     pipeline: &'a Pipeline,
     kinds: &'a HashMap<&'a str, KindInfo<'a>>,
+    settings: &mut Checker,
     registry: &Registry,
     faults: &mut Vec<Diagnostic>,
 ) -> Vec<Checked<'a>> {
     let mut once = Vec::new();
     let check = |raw| {
         let before = faults.len();
-        let checked = Checked::new(raw, kinds, registry, pipeline, faults);
+        let mut checked = Checked::new(raw, kinds, registry, pipeline, faults);
+        checked.settings = settings.settings(&raw.settings, checked.usual(), faults);
         report_once(&mut once, raw, faults, before);
         checked
     };
@@ -159,6 +195,7 @@ pub(super) struct Checked<'a> {
     /// None when its kind or its fields have faults.
     shape: Option<Shape>,
     seeded: bool,
+    settings: Settings,
 }
 
 impl<'a> Checked<'a> {
@@ -174,6 +211,7 @@ impl<'a> Checked<'a> {
             kind: kinds.get(raw.uses.as_str()),
             shape: None,
             seeded: false,
+            settings: Settings::default(),
         };
         let Some(kind) = checked.kind else {
             // An empty kind is a missing one and reported as that.
@@ -205,6 +243,15 @@ impl<'a> Checked<'a> {
     /// The input ports of its kind.
     pub(super) fn ports(&self) -> &'a [InPort] {
         self.kind.map_or(&[], |kind| &kind.ports)
+    }
+
+    /// How its kind says that it runs.
+    fn usual(&self) -> Usual<'a> {
+        Usual {
+            kind: &self.raw.uses,
+            resources: self.shape.as_ref().map(|shape| shape.resources.clone()),
+            resumes: self.kind.map(|kind| kind.kind.resumes()),
+        }
     }
 
     /// Its outputs, unless its fields have faults.
@@ -262,13 +309,19 @@ fn unknown_field(field: &Field, kind: &KindInfo<'_>) -> Diagnostic {
         .filter(|port| port.arity != Arity::Lineage);
     let mut known: Vec<&str> = params.chain(ports.map(|port| port.name)).collect();
     known.extend(["description", "matrix", "out", "uses"]);
+    // Settings are the same for all kinds: named only where one may be meant.
+    let all = known.iter().chain(&SETTINGS).copied();
+    let hint = match closest(&field.key, all) {
+        Some(name) => Some(format!("did you mean '{name}'?")),
+        None => suggest(&field.key, known.iter().copied(), "its fields are"),
+    };
     Diagnostic::error(
         field.key_span.clone(),
         format!("unknown field '{}'", field.key),
     )
     .label(format!("not a field of {}", kind.kind.name()))
     .note(field.origin())
-    .hint(suggest(&field.key, known.iter().copied(), "its fields are"))
+    .hint(hint)
 }
 
 /// One report for all required fields that a step lacks.
@@ -450,6 +503,7 @@ fn assemble(
         description: pipeline.description.clone(),
         seed: pipeline.seed,
         seed_source: pipeline.seed_source.clone(),
+        pools: BTreeMap::new(),
         nodes,
         order: order.order,
         by_name,
@@ -470,6 +524,9 @@ fn node(
     shape.environment.dedup();
     let keys = shape.params.keys();
     let sources: BTreeMap<_, _> = keys.map(|key| (key.clone(), step.source_of(key))).collect();
+    let line = lines.of(step.raw.name_span.start);
+    let mut settings = step.settings;
+    settings.resources_line = lines.beyond(step.raw.settings.field("resources"));
     Some(Node {
         name: step.raw.name.clone(),
         cell: step.raw.cell.clone(),
@@ -483,7 +540,8 @@ fn node(
         outputs: shape.outputs,
         environment: shape.environment,
         out,
-        line: lines.of(step.raw.name_span.start),
+        settings,
+        line,
     })
 }
 
@@ -508,5 +566,12 @@ impl<'a> Lines<'a> {
         self.line += passed.iter().filter(|&&b| b == b'\n').count();
         self.at = self.at.max(byte);
         self.line
+    }
+
+    /// The line of a field that stands further on.
+    fn beyond(&self, field: Option<&Field>) -> Option<usize> {
+        let byte = field?.key_span.as_ref()?.start;
+        let between = self.text.get(self.at..byte)?.iter();
+        Some(self.line + between.filter(|&&b| b == b'\n').count())
     }
 }

@@ -10,6 +10,7 @@ mod hub;
 mod layout;
 mod order;
 mod schema;
+mod settings;
 mod wiring;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::step::{OutPort, Params, PortType, Purity, Registry};
 
 pub use hub::{BadHubRef, HubRef};
 pub use schema::schema;
+pub use settings::{Retry, Settings};
 
 use order::Links;
 
@@ -111,6 +113,8 @@ pub struct Node {
     /// The folder where its outputs appear, relative to the project root; none
     /// for the default, `out/PIPELINE/STEP` in the store's folder.
     pub out: Option<String>,
+    /// How it runs; no part of its key.
+    pub settings: Settings,
     /// The line of the file on which it starts, from 1.
     pub line: usize,
 }
@@ -127,6 +131,8 @@ pub struct Graph {
     pub seed: u64,
     /// Where the seed comes from.
     pub seed_source: ValueSource,
+    /// The pools that steps may ask for, with their sizes.
+    pub pools: BTreeMap<String, u64>,
     /// The steps in the order of the file.
     pub nodes: Vec<Node>,
     order: Vec<StepId>,

@@ -75,6 +75,7 @@ fn header() -> Value {
                 "minimum": 0,
                 "default": 0,
             },
+            "pools": super::build::pools_schema(),
         },
         "additionalProperties": false,
     })
@@ -185,7 +186,9 @@ fn common(kind: &dyn Kind) -> Map<String, Value> {
         ("matrix", json!({ "$ref": "#/$defs/matrix" })),
     ];
     let named = fields.map(|(name, schema)| (name.to_owned(), schema));
-    Map::from_iter(named)
+    let settings = super::settings::properties().into_iter();
+    let settings = settings.map(|(name, schema)| (name, with_references(&schema)));
+    named.into_iter().chain(settings).collect()
 }
 
 fn port_schema(port: &InPort) -> Value {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::workspace::{environment, find_steps, needed};
 use super::{HubAccess, OpsError, Workspace};
 use crate::event::{Event, Sink, Summary};
-use crate::exec::{LocalExecutor, Options, Runner};
+use crate::exec::{Limits, LocalExecutor, Options, RunError, Runner};
 use crate::files::{self, Lock as BuildLock};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::Overrides;
@@ -22,8 +22,8 @@ use crate::store::LocalStore;
 pub struct BuildOptions {
     /// The steps wanted, with all they need; everything if empty.
     pub targets: Vec<String>,
-    /// How many steps may run at once.
-    pub jobs: usize,
+    /// What may be handed out to steps; what it does not say is found out.
+    pub limits: Limits,
     /// Whether steps that do not depend on a failed one are still run.
     pub keep_going: bool,
     /// Steps that run whether they are up to date or not.
@@ -43,7 +43,10 @@ impl Default for BuildOptions {
     fn default() -> Self {
         BuildOptions {
             targets: Vec::new(),
-            jobs: cores(),
+            limits: Limits {
+                jobs: cores(),
+                ..Limits::default()
+            },
             keep_going: false,
             force: Vec::new(),
             overrides: Overrides::default(),
@@ -75,6 +78,7 @@ pub fn build(
     let mut forced = find_steps(&graph, &options.force)?;
     forced.sort();
     let targets = find_steps(&graph, &options.targets)?;
+    check_pools(&graph, &options.limits)?;
     let steps = needed(&graph, &targets);
     let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
         return Ok(nothing_begun(&steps));
@@ -98,6 +102,19 @@ pub fn build(
         std::mem::forget(graph);
     }
     Ok(summary)
+}
+
+/// Pools of the command line must be pools of the file.
+fn check_pools(graph: &Graph, limits: &Limits) -> Result<(), OpsError> {
+    let unknown = |name: &&String| !graph.pools.contains_key(*name);
+    let Some(name) = limits.pools.keys().find(unknown) else {
+        return Ok(());
+    };
+    let names = graph.pools.keys().map(String::as_str);
+    Err(OpsError::NoSuchPool {
+        name: name.clone(),
+        closest: crate::pipeline::closest(name, names).map(str::to_owned),
+    })
 }
 
 /// The summary of a run that was stopped before its turn came.
@@ -155,7 +172,7 @@ impl Build<'_> {
             run: self.run.clone(),
             pipeline: self.graph.name.clone(),
             steps: steps.len(),
-            jobs: self.options.jobs,
+            jobs: self.options.limits.jobs,
         });
         remove_leftovers(&self.workspace.cache)?;
         let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
@@ -163,8 +180,7 @@ impl Build<'_> {
         let root = &self.workspace.root;
         let options = Options {
             run: self.run.clone(),
-            jobs: self.options.jobs.max(1),
-            threads: cores(),
+            limits: self.options.limits.clone(),
             keep_going: self.options.keep_going,
             grace: self.options.grace,
             external: !self.options.from_watch,
@@ -184,13 +200,24 @@ impl Build<'_> {
             options: &options,
             cancel,
         };
-        let (summary, settled) = runner.run(steps, forced, sink)?;
+        let ran = runner.run(steps, forced, sink);
+        let (summary, settled) = ran.map_err(|error| self.explain(error))?;
         self.write_lock(&settled)?;
         self.store.stats().save()?;
         if self.options.last {
             std::mem::forget(settled);
         }
         Ok(summary)
+    }
+
+    fn explain(&self, error: RunError) -> OpsError {
+        match error {
+            RunError::Store(error) => error.into(),
+            RunError::Impossible(steps) => OpsError::Impossible {
+                file: self.workspace.pipeline.clone(),
+                steps,
+            },
+        }
     }
 
     /// Brings the lock file up to date: steps that were not built keep their

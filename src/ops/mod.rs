@@ -14,7 +14,7 @@ mod workspace;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::exec::STEP_VERB;
+use crate::exec::{Impossible, STEP_VERB};
 use crate::files::FileError;
 use crate::graph::{Graph, HubRef};
 use crate::pipeline::Diagnostics;
@@ -23,6 +23,7 @@ use crate::record::LockError;
 use crate::step::Registry;
 use crate::store::StoreError;
 
+pub use crate::exec::Limits;
 pub use crate::record::{AuditReport, AuditVerdict};
 pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditOptions, NoiseLevel, audit};
@@ -87,6 +88,22 @@ pub enum OpsError {
         /// What is.
         hint: Option<String>,
     },
+    /// No pool has that name.
+    #[error("the pipeline has no pool '{name}'")]
+    NoSuchPool {
+        /// As given.
+        name: String,
+        /// The most similar one.
+        closest: Option<String>,
+    },
+    /// Steps ask for more than this machine has.
+    #[error("{}", impossible(.file, .steps))]
+    Impossible {
+        /// The pipeline file.
+        file: PathBuf,
+        /// The steps.
+        steps: Vec<Impossible>,
+    },
     /// The pipeline file is wrong.
     #[error("{0}")]
     Pipeline(#[from] Diagnostics),
@@ -141,7 +158,10 @@ impl OpsError {
             OpsError::NoSuchPipeline { known, .. } if !known.is_empty() => {
                 Some(format!("there are: {}", known.join(", ")))
             }
-            OpsError::NoSuchStep { closest, .. } => closest
+            OpsError::Impossible { .. } => Some(
+                "ask for less, or say what there is: --cpus, --memory, --gpus, --pool".to_owned(),
+            ),
+            OpsError::NoSuchStep { closest, .. } | OpsError::NoSuchPool { closest, .. } => closest
                 .as_ref()
                 .map(|name| format!("did you mean '{name}'?")),
             OpsError::NoSuchCell { hint, .. } => hint.clone(),
@@ -159,6 +179,17 @@ impl OpsError {
             _ => None,
         }
     }
+}
+
+/// What each step asks for and cannot have, on a line of its own.
+fn impossible(file: &Path, steps: &[Impossible]) -> String {
+    let lines = steps.iter().flat_map(|Impossible { step, line, lacks }| {
+        let place = format!("{}:{line}", file.display());
+        let lacks = lacks.iter();
+        lacks.map(move |lack| format!("\n  {place}: {step} asks for {lack}"))
+    });
+    let lines: String = lines.collect();
+    format!("nothing was run, for this machine has less than steps ask for:{lines}")
 }
 
 /// All built-in kinds.

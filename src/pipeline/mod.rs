@@ -1,8 +1,9 @@
 //! The pipeline file: TOML text to a [`Pipeline`] with spans, overrides applied and `[params]` filled in.
 //!
-//! Three tables are known: `[pipeline]` (`name`, `description`, `seed`),
-//! `[params]`, and `[steps.NAME]` with `uses`, `description`, `out` and the
-//! fields of the step's kind, which the graph checks.
+//! Three tables are known: `[pipeline]` (`name`, `description`, `seed`,
+//! `pools`), `[params]`, and `[steps.NAME]` with `uses`, `description`, `out`,
+//! the settings ([`SETTINGS`]) and the fields of the step's kind, which the
+//! graph checks.
 //!
 //! `"${params.NAME}"` in any string of a step stands for the parameter: as the
 //! whole string for its typed value, within a longer string for its text.
@@ -16,6 +17,8 @@ mod matrix;
 mod name;
 mod overrides;
 mod reference;
+mod settings;
+pub mod units;
 mod value;
 
 use serde_json::Value;
@@ -25,6 +28,7 @@ pub use cell::{Address, BadAddress, Cell, Cells, Coordinate};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, Source, Span, closest, suggest};
 pub use name::{BadName, PipelineName, StepName};
 pub use overrides::Overrides;
+pub use settings::{RawSettings, SETTINGS};
 pub use value::{Field, Spans, ValueSource};
 
 pub(crate) use cell::listed;
@@ -49,6 +53,8 @@ pub struct Pipeline {
     pub seed: u64,
     /// Where the seed comes from.
     pub seed_source: ValueSource,
+    /// `[pipeline] pools`: what steps share that the machine knows nothing of.
+    pub pools: Option<Field>,
     /// The steps in the order of the file, one for each cell of a matrix.
     pub steps: Vec<RawStep>,
     /// What has no effect, such as a parameter that nothing refers to.
@@ -74,6 +80,8 @@ pub struct RawStep {
     pub description: String,
     /// Where its outputs appear, if not at the default place.
     pub out: Option<Field>,
+    /// How it runs.
+    pub settings: RawSettings,
     /// Every other field, sorted by key.
     pub fields: Vec<Field>,
     /// Whether something in it has been reported already, so that a null
@@ -260,6 +268,7 @@ impl Draft {
         let name = take_string(&mut header, "name", faults);
         let description = take_string(&mut header, "description", faults);
         let seed = header.remove("seed");
+        let pools = header.remove("pools");
         for field in header.values() {
             faults.push(unknown_key(field));
         }
@@ -270,6 +279,7 @@ impl Draft {
                 .as_ref()
                 .map_or(ValueSource::Default, |field| field.source.clone()),
             seed: seed.map_or(0, |field| seed_value(&field, faults)),
+            pools,
             steps: matrix::expand(self.steps, &source, &mut warnings, faults),
             warnings,
             source,
@@ -291,6 +301,7 @@ impl DraftStep {
         let uses = take_string(&mut self.fields, "uses", faults);
         let description = take_string(&mut self.fields, "description", faults);
         let out = self.fields.remove("out");
+        let settings = RawSettings::take(&mut self.fields);
         let (uses, uses_span) = uses.unwrap_or_default();
         RawStep {
             name: self.name,
@@ -300,6 +311,7 @@ impl DraftStep {
             uses_span,
             description: description.map(|(text, _)| text).unwrap_or_default(),
             out,
+            settings,
             fields: self.fields.into_values().collect(),
             faulty: self.faulty || faults.len() > before,
         }
@@ -314,7 +326,7 @@ fn unknown_table(name: &str, span: Span) -> Diagnostic {
 }
 
 fn unknown_key(field: &Field) -> Diagnostic {
-    let known = ["name", "description", "seed"];
+    let known = ["name", "description", "seed", "pools"];
     Diagnostic::error(
         field.key_span.clone(),
         format!("unknown key '{}'", field.key),

@@ -9,7 +9,8 @@ use super::environment::Environment;
 use crate::event::{Execution, Recorder};
 
 /// The version of the record's JSON. 1: the execution's fields, `environment`.
-pub const FORMAT: u32 = 1;
+/// 2: `resources` and `failed_attempts`.
+pub const FORMAT: u32 = 2;
 
 #[derive(Serialize)]
 struct Record<'a> {

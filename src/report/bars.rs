@@ -125,12 +125,16 @@ impl Bars {
 
     /// Takes a step's bar away and counts the step as dealt with.
     fn done(&mut self, step: &StepName) {
+        self.take_away(step);
+        if let Some(run) = &self.run {
+            run.inc(1);
+        }
+    }
+
+    fn take_away(&mut self, step: &StepName) {
         if let Some(running) = self.running.remove(step) {
             running.bar.finish_and_clear();
             self.screen.remove(&running.bar);
-        }
-        if let Some(run) = &self.run {
-            run.inc(1);
         }
     }
 
@@ -180,6 +184,10 @@ impl Sink for Bars {
             | Event::StepSkipped { step, .. }
             | Event::StepCancelled { step } => {
                 self.done(step);
+                self.tell(event);
+            }
+            Event::StepRetried { step, .. } => {
+                self.take_away(step);
                 self.tell(event);
             }
             Event::RunFinished { .. } => {

@@ -14,7 +14,7 @@ use crate::event::Summary;
 use crate::hash::Digest;
 use crate::pipeline::{StepName, ValueSource};
 use crate::plan::{Key, PlannedStep, Reason, Verdict};
-use crate::step::{Progress, StepError};
+use crate::step::{Grant, Progress, StepError};
 
 fn step(name: &str) -> StepName {
     name.parse().unwrap()
@@ -54,6 +54,8 @@ fn step_started(name: &str, kind: &str) -> Event {
         step: step(name),
         kind: kind.into(),
         key: Key(Digest::of(name.as_bytes())),
+        attempt: 1,
+        resources: Grant::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The words of every event: the lines that stay on the screen, for bars and plain lines alike.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::style::{Palette, clean, cut, paint};
 use crate::event::{Event, Summary};
 use crate::pipeline::StepName;
 use crate::plan::{Reason, Verdict};
-use crate::step::Progress;
+use crate::step::{Progress, StepError};
 
 /// The narrowest column of step names.
 const NAME: usize = 10;
@@ -145,10 +145,32 @@ impl Words {
                     self.name(step)
                 )]
             }
-            Event::StepFailed { step, .. } => {
+            Event::StepFailed {
+                step,
+                error,
+                log_tail,
+                log,
+            } => {
                 self.failed.push(step.clone());
                 let mut lines = vec![format!("{} {}  failed", paint(bad, "✗"), self.name(step))];
-                lines.extend(self.failure(event));
+                lines.extend(self.failure(error, log_tail, log.as_deref()));
+                lines
+            }
+            Event::StepRetried {
+                step,
+                attempt,
+                attempts,
+                error,
+                wait,
+                log_tail,
+                log,
+            } => {
+                let text = format!(
+                    "attempt {attempt} of {attempts} failed; again in {}",
+                    duration(*wait)
+                );
+                let mut lines = vec![format!("{} {}  {text}", paint(warn, "↻"), self.name(step))];
+                lines.extend(self.failure(error, log_tail, log.as_deref()));
                 lines
             }
             Event::StepSkipped { step, because } => {
@@ -251,16 +273,7 @@ impl Words {
         text
     }
 
-    fn failure(&self, event: &Event) -> Vec<String> {
-        let Event::StepFailed {
-            error,
-            log_tail,
-            log,
-            ..
-        } = event
-        else {
-            return Vec::new();
-        };
+    fn failure(&self, error: &StepError, log_tail: &[String], log: Option<&Path>) -> Vec<String> {
         let problem = Problem::from(error).render(&self.palette);
         let mut lines: Vec<String> = problem.lines().map(str::to_owned).collect();
         if let Some(log) = log {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::StepError;
+use crate::hash::Digest;
 
 /// One thing behind an input port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,18 @@ pub struct Input {
     pub label: String,
     /// Where to read it; not to be written into any output.
     pub path: PathBuf,
+}
+
+/// A folder that outlives failed and stopped attempts of one key. It is no
+/// part of the outputs, and no other key ever sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Stands for the key: what was written for another one is not to be used.
+    pub binding: Digest,
+    /// How often to write.
+    pub every: Duration,
 }
 
 /// How far a running step is.
@@ -55,8 +69,8 @@ pub struct Context<'a> {
     pub inputs: &'a [Input],
     /// The empty folder into which every declared output is written.
     pub out: &'a Path,
-    /// A folder that outlives a failed attempt of the same key.
-    pub checkpoint: Option<&'a Path>,
+    /// Where to keep what another attempt goes on from.
+    pub checkpoint: Option<&'a Checkpoint>,
     /// How many threads the step may use; must not show in any output.
     pub threads: usize,
     /// Set when the run is to stop.

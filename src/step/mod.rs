@@ -8,6 +8,7 @@
 mod context;
 mod port;
 mod registry;
+mod resources;
 
 use std::fmt;
 
@@ -16,9 +17,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-pub use context::{Cancelled, Context, Input, Progress, ProgressSink};
+pub use context::{Cancelled, Checkpoint, Context, Input, Progress, ProgressSink};
 pub use port::{Arity, InPort, OutPort, PortType, Purity};
-pub use registry::{Kind, Registry, Shape};
+pub use registry::{Kind, Registry, Shape, schema_of};
+pub use resources::{Cpus, Gpus, Grant, Resources, Resumes};
 
 /// Effective parameters of a step by name, defaults included.
 pub type Params = Map<String, Value>;
@@ -33,7 +35,8 @@ pub trait Step: Send + Sync + 'static {
     /// `Serialize` and `JsonSchema`, and give defaults by `#[serde(default…)]`.
     ///
     /// A field named `seed` is filled from `[pipeline] seed` when the step
-    /// does not set it.
+    /// does not set it. Fields and ports cannot have the names that every step
+    /// may use: `uses`, `description`, `out` and the settings.
     type Params: DeserializeOwned + Serialize + JsonSchema;
 
     /// The name users write behind `uses =`.
@@ -44,6 +47,8 @@ pub trait Step: Send + Sync + 'static {
     const ABOUT: &'static str;
     /// Whether a result may be cached and restored.
     const PURITY: Purity = Purity::Pure;
+    /// Whether it keeps checkpoints from which another attempt goes on.
+    const RESUMES: Resumes = Resumes::Never;
 
     /// The input ports, in the order in which they enter the key.
     fn inputs() -> Vec<InPort>;
@@ -75,6 +80,11 @@ pub trait Step: Send + Sync + 'static {
     /// `${inputs.LABEL}` or `${outputs.LABEL}`: the graph checks that they exist.
     fn mentions(_params: &Self::Params) -> Vec<Mention> {
         Vec::new()
+    }
+
+    /// What a step asks of the machine where the pipeline file says nothing.
+    fn resources(_params: &Self::Params) -> Resources {
+        Resources::default()
     }
 
     /// Does the work: reads the inputs and writes every declared output.

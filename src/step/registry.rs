@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
+use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::{
-    Context, FieldError, InPort, Mention, OutPort, Params, Program, Purity, Step, StepError,
+    Context, FieldError, InPort, Mention, OutPort, Params, Program, Purity, Resources, Resumes,
+    Step, StepError,
 };
 
 /// A [`Step`] without its type: what the graph and the executor work with.
@@ -23,6 +25,8 @@ pub trait Kind: Send + Sync {
     fn about(&self) -> &'static str;
     /// Whether results may be cached.
     fn purity(&self) -> Purity;
+    /// Whether it keeps checkpoints.
+    fn resumes(&self) -> Resumes;
     /// The input ports.
     fn inputs(&self) -> Vec<InPort>;
     /// The JSON schema of the parameters: an object with `properties`, all
@@ -56,6 +60,20 @@ pub struct Shape {
     pub environment: Vec<String>,
     /// The labels that parameters mention ([`Step::mentions`]).
     pub mentions: Vec<Mention>,
+    /// What it asks of the machine unless the step says otherwise.
+    pub resources: Resources,
+}
+
+/// The JSON schema of a type, all subschemas inlined.
+pub fn schema_of<T: JsonSchema>() -> Value {
+    SchemaSettings::draft2020_12()
+        .with(|settings| {
+            settings.inline_subschemas = true;
+            settings.meta_schema = None;
+        })
+        .into_generator()
+        .into_root_schema_for::<T>()
+        .to_value()
 }
 
 struct Typed<S>(PhantomData<fn() -> S>);
@@ -96,19 +114,16 @@ impl<S: Step> Kind for Typed<S> {
         S::PURITY
     }
 
+    fn resumes(&self) -> Resumes {
+        S::RESUMES
+    }
+
     fn inputs(&self) -> Vec<InPort> {
         S::inputs()
     }
 
     fn schema(&self) -> Value {
-        SchemaSettings::draft2020_12()
-            .with(|settings| {
-                settings.inline_subschemas = true;
-                settings.meta_schema = None;
-            })
-            .into_generator()
-            .into_root_schema_for::<S::Params>()
-            .to_value()
+        schema_of::<S::Params>()
     }
 
     fn resolve(&self, fields: Params) -> Result<Params, FieldError> {
@@ -122,6 +137,7 @@ impl<S: Step> Kind for Typed<S> {
             outputs: S::outputs(&params),
             environment: S::environment(&params),
             mentions: S::mentions(&params),
+            resources: S::resources(&params),
         })
     }
 
@@ -186,7 +202,6 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::step::PortType;
-    use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
     use serde_json::json;
 

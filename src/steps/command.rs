@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::step::{
-    Context, FieldError, InPort, Input, Mention, OutPort, PortType, Program, Step, StepError,
+    Context, FieldError, InPort, Input, Mention, OutPort, PortType, Program, Resumes, Step,
+    StepError,
 };
 
 /// Runs a program in an empty folder, where it writes the declared outputs.
@@ -17,7 +18,8 @@ pub struct Command;
 /// In `run`, `${inputs.LABEL}` is the path of an input and `${outputs.LABEL}`
 /// that of an output; `$${inputs.` and `$${outputs.` stand for themselves
 /// without the first `$`. `${inputs.LABEL[*]}` is the paths of all cells of a
-/// matrix behind a label. In a script for the shell the paths are quoted as
+/// matrix behind a label. In a step with `checkpoint = true`, `${checkpoint}`
+/// is the folder that outlives a failed attempt. In a script for the shell the paths are quoted as
 /// the place needs it.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +106,8 @@ impl Step for Command {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Runs a program with declared inputs, outputs and environment.";
 
+    const RESUMES: Resumes = Resumes::IfAsked;
+
     fn inputs() -> Vec<InPort> {
         let about = "what the program reads, by label";
         vec![InPort::labelled("inputs", PortType::Any, about)]
@@ -149,7 +153,7 @@ impl Step for Command {
         let pieces = params.run.texts().iter().flat_map(|text| pieces(text));
         let found: BTreeSet<Mention> = pieces
             .filter_map(|piece| match piece {
-                Piece::Text(_) => None,
+                Piece::Text(_) | Piece::Checkpoint => None,
                 Piece::Input(label) => Some(Mention::Input(label.to_owned())),
                 Piece::Inputs(label) => Some(Mention::Inputs(label.to_owned())),
                 Piece::Output(label) => Some(Mention::Output(label.to_owned())),
@@ -216,9 +220,11 @@ enum Piece<'a> {
     /// All cells behind a label.
     Inputs(&'a str),
     Output(&'a str),
+    Checkpoint,
 }
 
-/// Splits a text at its `${inputs.LABEL}` and `${outputs.LABEL}`.
+/// Splits a text at its `${inputs.LABEL}`, `${outputs.LABEL}` and
+/// `${checkpoint}`.
 fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -247,6 +253,9 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
 /// The mention whose inside `text` starts with.
 fn mention(text: &str) -> Option<(&str, Piece<'_>)> {
     let (inner, _) = text.split_once('}')?;
+    if inner == "checkpoint" {
+        return Some((inner, Piece::Checkpoint));
+    }
     let piece = inner
         .strip_prefix("inputs.")
         .map(|label| match label.strip_suffix("[*]") {
@@ -266,6 +275,17 @@ fn values(
     let missing = |what, label| StepError::new(format!("there is no {what} '{label}'"));
     match piece {
         Piece::Text(text) => Ok(vec![(*text).to_owned()]),
+        // Without the setting it is a variable of the script's own.
+        Piece::Checkpoint => match context.checkpoint {
+            None => Ok(vec!["${checkpoint}".to_owned()]),
+            Some(place) => {
+                let folder = place.folder.to_str();
+                let folder = folder.ok_or_else(|| {
+                    StepError::new("the path of the checkpoint folder is not UTF-8")
+                })?;
+                Ok(vec![folder.to_owned()])
+            }
+        },
         Piece::Output(label) => match params.outputs.get(*label) {
             Some(output) => Ok(vec![output.path.trim_end_matches('/').to_owned()]),
             None => Err(missing("output", label)),
@@ -304,9 +324,11 @@ fn script_with_paths(
     let mut quote = Quote::None;
     for piece in pieces(script) {
         let values = values(&piece, params, context)?;
-        if let Piece::Text(script) = piece {
-            quote = quote.after(script);
-            text.push_str(script);
+        let own = piece == Piece::Checkpoint && context.checkpoint.is_none();
+        if own || matches!(piece, Piece::Text(_)) {
+            let script = values.concat();
+            quote = quote.after(&script);
+            text.push_str(&script);
         } else {
             let paths: Vec<String> = values.iter().map(|path| quote.protect(path)).collect();
             text.push_str(&paths.join(" "));

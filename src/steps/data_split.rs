@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write_json;
 use crate::data::{self, SplitOptions};
-use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{Context, FieldError, InPort, OutPort, PortType, Resources, Step, StepError};
 
 /// The kind.
 pub struct DataSplit;
@@ -87,6 +87,10 @@ impl Step for DataSplit {
             return Err(FieldError::new("near", "must be above 0 and at most 1"));
         }
         Ok(())
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::write_json;
 use crate::data::{self, StatsOptions};
-use crate::step::{Context, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{Context, InPort, OutPort, PortType, Resources, Step, StepError};
 
 /// The kind.
 pub struct DataStats;
@@ -50,6 +50,10 @@ impl Step for DataStats {
 
     fn outputs(_: &Params) -> Vec<OutPort> {
         vec![OutPort::new("stats", PortType::Metrics, "stats.json")]
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {

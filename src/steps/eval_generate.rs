@@ -11,7 +11,7 @@ use crate::data::{self, Row};
 use crate::eval::{self, BASE, Generation};
 use crate::ml;
 use crate::ml::generate::{Finish, Generator, Options, Sampling};
-use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{Context, FieldError, InPort, OutPort, PortType, Resources, Step, StepError};
 
 /// Rows between two reports of progress.
 const BATCH: usize = 16;
@@ -110,6 +110,10 @@ impl Step for EvalGenerate {
             return Err(FieldError::new("top_p", "must be above 0 and at most 1"));
         }
         Ok(())
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {

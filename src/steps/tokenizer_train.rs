@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ml::{self, tokenizer, train};
-use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{Context, FieldError, InPort, OutPort, PortType, Resources, Step, StepError};
 
 /// The kind.
 pub struct TokenizerTrain;
@@ -53,6 +53,10 @@ impl Step for TokenizerTrain {
             return Err(FieldError::new("min_frequency", "must be at least 1"));
         }
         Ok(())
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::noise::Noise;
 use super::plant;
 use crate::event::Event;
-use crate::exec::{End, Executor, LocalExecutor, Stop, WorkFolder, prepare};
+use crate::exec::{End, Executor, LocalExecutor, Share, Stop, WorkFolder, prepare};
 use crate::files;
 use crate::graph::Node;
 use crate::ops::OpsError;
 use crate::plan::{Decided, Manifest, Provenance};
 use crate::record::AuditFailure;
-use crate::step::{Input, Registry, StepError};
+use crate::step::{Checkpoint, Grant, Input, Registry, StepError};
 use crate::store::{Entry, LocalStore};
 
 /// How often a running step's audit looks whether it was stopped.
@@ -77,6 +77,11 @@ impl Rebuilder<'_> {
             step: task.node.name.clone(),
             kind: task.node.kind.clone(),
             key: task.decided.key,
+            attempt: 1,
+            resources: Grant {
+                cpus: self.noise.threads(task.threads) as u32,
+                ..Grant::default()
+            },
         });
         let work = WorkFolder::create(self.folder(task).join("work"))?;
         let started = Instant::now();
@@ -112,7 +117,11 @@ impl Rebuilder<'_> {
             &task.manifest,
             inputs,
             work,
-            threads,
+            Share {
+                threads,
+                checkpoint: self.checkpoint(task)?,
+                ..Share::default()
+            },
         )?;
         for (name, value) in self.noise.thread_variables(threads) {
             job.environment.entry(name).or_insert(value);
@@ -140,6 +149,20 @@ impl Rebuilder<'_> {
             End::Failed { error } => Err(error),
             End::Cancelled => Err(StepError::new("cancelled")),
         }
+    }
+
+    /// An empty place for checkpoints: an audit begins anew.
+    fn checkpoint(&self, task: &Task<'_>) -> Result<Option<Checkpoint>, StepError> {
+        let Some(every) = task.node.settings.checkpoint else {
+            return Ok(None);
+        };
+        let folder = self.folder(task).join("checkpoint");
+        files::create_dir(&folder)?;
+        Ok(Some(Checkpoint {
+            folder,
+            binding: task.decided.key.0,
+            every,
+        }))
     }
 
     /// Asks a step to stop when the user stops the audit, and kills it when the

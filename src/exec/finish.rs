@@ -1,0 +1,259 @@
+//! Finishing: outputs into the store and in place, the record, and what else a step that ended leaves.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use super::job::WorkFolder;
+use super::outputs::{Places, SetAside, same_outputs};
+use super::run::{Ended, Flight, Run};
+use super::stop::Stopping;
+use crate::event::{Event, Execution};
+use crate::files;
+use crate::graph::{Node, StepId};
+use crate::hash::Digest;
+use crate::plan::Decided;
+use crate::step::StepError;
+use crate::store::{Entry, Note, Output, Store, StoreError};
+
+impl<'a> Run<'a, '_> {
+    pub(super) fn ended(&mut self, id: StepId, ended: Ended) -> Result<(), StoreError> {
+        let place = self.flights.iter().position(|(other, _)| *other == id);
+        let Some(place) = place else { return Ok(()) };
+        let (_, flight) = self.flights.swap_remove(place);
+        self.landed(id, flight.decided.key);
+        let log = self.keep_log(id, &flight.work);
+        // Left-overs are removed at the start of a later run, too.
+        let _ = flight.work.remove();
+        // What a program does after a signal says nothing of its outputs.
+        let in_vain = flight.is_program || ended.end.is_err();
+        let stopped = matches!(self.stopping, Stopping::Cancelled(_));
+        if !stopped
+            && in_vain
+            && let Some(error) = flight.limit.exceeded()
+        {
+            return self.failed(id, flight, &ended, error, log);
+        }
+        if ended.cancelled || stopped && in_vain {
+            let store = self.with.around.store;
+            store.note(Note::Failed(
+                self.step_ref(self.node(id)),
+                flight.decided.key,
+            ))?;
+            self.cancel(id);
+            return Ok(());
+        }
+        let outputs = ended.end.clone().and_then(|outputs| {
+            self.sources_unchanged(id, &flight.decided)
+                .map(|()| outputs)
+        });
+        match outputs {
+            Ok(outputs) => self.finish(id, flight, ended, outputs),
+            Err(error) => self.failed(id, flight, &ended, error, log),
+        }
+    }
+
+    /// An input from outside that changed while the step ran would make the
+    /// record a lie.
+    pub(super) fn sources_unchanged(&self, id: StepId, decided: &Decided) -> Result<(), StepError> {
+        let now = self.planner.inputs(id)?;
+        let changed = decided.inputs.iter().zip(&now);
+        let changed = changed.filter(|(before, now)| before != now || !self.planner.unchanged(now));
+        let changed = changed.map(|(before, _)| before).next();
+        if changed.is_none() && now.len() == decided.inputs.len() {
+            return Ok(());
+        }
+        let name = changed.map_or("an input", |input| input.port.as_str());
+        let message = format!("input '{name}' changed while the step ran");
+        Err(StepError::new(message).hint("build again"))
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        id: StepId,
+        flight: Flight,
+        ended: Ended,
+        outputs: Vec<Output>,
+    ) -> Result<(), StoreError> {
+        let node = self.node(id);
+        let store = self.with.around.store;
+        let previous = self.previous_outputs(node);
+        self.warn_of_other_result(node, &flight.decided, &outputs);
+        let execution = self.execution(id, &flight, &ended, &outputs);
+        let entry = Entry {
+            outputs: outputs.clone(),
+            record: store.put(&self.with.recorder.record(&execution))?,
+            millis: ended.millis,
+        };
+        // Noted first: a result that cannot be put in place is not lost.
+        store.note(Note::Finished(
+            self.step_ref(node),
+            flight.decided.key,
+            entry,
+        ))?;
+        let moved = self.places().put(&self.planner, node, &outputs, &previous);
+        match moved {
+            Ok(moved) => self.tell_moved(node, moved),
+            Err(error) => {
+                self.spent.extend(flight.checkpoint);
+                return self.fail(id, not_in_place(error), None, None);
+            }
+        }
+        self.spent.extend(flight.checkpoint);
+        self.summary.ran += 1;
+        self.emit(Event::StepFinished {
+            step: node.name.clone(),
+            key: flight.decided.key,
+            seconds: ended.millis as f64 / 1000.0,
+            peak_memory: ended.result.peak_memory,
+            facts: ended.result.facts,
+            unchanged: same_outputs(&outputs, &previous),
+        });
+        self.settle(id, flight.decided, outputs);
+        Ok(())
+    }
+
+    pub(super) fn restore(&mut self, id: StepId, decided: Decided) -> Result<(), StoreError> {
+        let node = self.node(id);
+        let outputs = entry_outputs(&decided);
+        let previous = self.previous_outputs(node);
+        let moved = self.places().put(&self.planner, node, &outputs, &previous);
+        match moved {
+            Ok(moved) => self.tell_moved(node, moved),
+            Err(error) => return self.fail(id, not_in_place(error), None, None),
+        }
+        let store = self.with.around.store;
+        store.note(Note::Restored(self.step_ref(node), decided.key))?;
+        self.summary.restored += 1;
+        self.emit(Event::StepRestored {
+            step: node.name.clone(),
+            key: decided.key,
+        });
+        self.settle(id, decided, outputs);
+        Ok(())
+    }
+
+    pub(super) fn places(&self) -> Places<'a> {
+        Places {
+            root: self.with.around.root,
+            store: self.with.around.store,
+        }
+    }
+
+    pub(super) fn tell_moved(&mut self, node: &Node, moved: Vec<SetAside>) {
+        for SetAside { path, kept } in moved {
+            let step = node.name.clone();
+            self.emit(Event::OutputSetAside { step, path, kept });
+        }
+    }
+
+    /// The outputs of the step's last result, whether of this key or not.
+    pub(super) fn previous_outputs(&self, node: &Node) -> Vec<Output> {
+        self.with.around.store.with_index(|index| {
+            let state = index.step(self.with.graph.name.as_str(), node.name.as_str());
+            let key = state.and_then(|state| state.current);
+            let entry = key.and_then(|key| index.entry(&key));
+            entry.map_or(Vec::new(), |entry| entry.outputs.clone())
+        })
+    }
+
+    /// The same key must give the same outputs; when it does not, the user has
+    /// to know that this step is not reproducible.
+    pub(super) fn warn_of_other_result(
+        &mut self,
+        node: &Node,
+        decided: &Decided,
+        outputs: &[Output],
+    ) {
+        if let Some(entry) = &decided.entry
+            && !same_outputs(&entry.outputs, outputs)
+        {
+            let message = format!(
+                "{} gave other outputs than before for the same key: it is not reproducible",
+                node.name
+            );
+            self.emit(Event::Warning { message });
+        }
+    }
+
+    pub(super) fn execution(
+        &self,
+        id: StepId,
+        flight: &Flight,
+        ended: &Ended,
+        outputs: &[Output],
+    ) -> Execution {
+        let since = flight.started.duration_since(UNIX_EPOCH);
+        let (node, decided) = (self.node(id), &flight.decided);
+        Execution {
+            run: self.with.options.run.clone(),
+            pipeline: self.with.graph.name.clone(),
+            step: node.name.clone(),
+            key: decided.key,
+            manifest: self.planner.manifest(id, &decided.inputs),
+            sources: node.sources.clone(),
+            inputs_from: decided
+                .inputs
+                .iter()
+                .map(|input| input.from.clone())
+                .collect(),
+            outputs: outputs.to_vec(),
+            started_ms: since.map_or(0, |d| d.as_millis() as u64),
+            millis: ended.millis,
+            peak_memory: ended.result.peak_memory,
+            threads: flight.threads,
+            resources: flight.grant.clone(),
+            failed_attempts: self
+                .queue
+                .as_ref()
+                .map_or(Vec::new(), |queue| queue.failed_attempts(id).to_vec()),
+            facts: ended.result.facts.clone(),
+            log: ended.log,
+        }
+    }
+
+    /// Moves a log that says something to the run's folder.
+    pub(super) fn keep_log(&self, id: StepId, work: &WorkFolder) -> Option<PathBuf> {
+        let log = work.log();
+        if std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
+            return None;
+        }
+        let folder = self
+            .with
+            .around
+            .cache
+            .join("runs")
+            .join(&self.with.options.run);
+        files::create_dir(&folder).ok()?;
+        let kept = folder.join(format!("{}.log", self.node(id).name.file()));
+        files::rename(&log, &kept).ok()?;
+        Some(kept)
+    }
+}
+
+fn entry_outputs(decided: &Decided) -> Vec<Output> {
+    let entry = decided.entry.as_ref();
+    entry.map_or(Vec::new(), |entry| entry.outputs.clone())
+}
+
+/// The result is kept; the next build puts it in place.
+fn not_in_place(error: StoreError) -> StepError {
+    let error = StepError::from(error);
+    StepError {
+        message: "the outputs could not be put in place".to_owned(),
+        causes: std::iter::once(error.message).chain(error.causes).collect(),
+        hint: Some("they are kept in the store: make room for them and build again".to_owned()),
+    }
+}
+
+pub(super) fn store_log(store: &dyn Store, log: &Path) -> Option<Digest> {
+    let bytes = std::fs::read(log).ok().filter(|bytes| !bytes.is_empty())?;
+    store.put(&bytes).ok()
+}
+
+/// How many of the last lines of a failed step's log are shown.
+const LOG_TAIL: usize = 20;
+
+/// The end of a failed step's log, if it has one.
+pub(super) fn last_lines(log: Option<&Path>) -> Vec<String> {
+    log.map_or(Vec::new(), |log| files::last_lines(log, LOG_TAIL))
+}

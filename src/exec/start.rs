@@ -1,0 +1,192 @@
+//! Starting: what has a place is looked at once more, put in order, and handed to the executor.
+
+use std::thread::Scope;
+use std::time::{Instant, SystemTime};
+
+use super::Running;
+use super::attempt::TimeLimit;
+use super::finish::store_log;
+use super::job::{End, Job, Share, WorkFolder, prepare};
+use super::outputs::collect;
+use super::run::{Ended, Flight, Message, Run, RunError};
+use super::state::Change;
+use super::stop::Stopping;
+use crate::event::Event;
+use crate::files;
+use crate::graph::StepId;
+use crate::plan::{Decided, LINEAGE_FILE, Provenance};
+use crate::step::{Grant, Input, OutPort, Progress, StepError};
+use crate::store::{Note, Store, StoreError};
+
+impl<'a> Run<'a, '_> {
+    pub(super) fn start_queued<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<(), RunError>
+    where
+        'a: 'scope,
+    {
+        while matches!(self.stopping, Stopping::No)
+            && let Some((id, decided, grant)) = self.next_queued()?
+        {
+            let now = self.planner.inputs(id);
+            if now.is_ok_and(|now| now == decided.inputs) {
+                self.start(scope, id, decided, grant)?;
+            } else {
+                self.queue().release(id);
+                self.reconsider(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn start<'scope>(
+        &mut self,
+        scope: &'scope Scope<'scope, '_>,
+        id: StepId,
+        decided: Decided,
+        grant: Grant,
+    ) -> Result<(), StoreError>
+    where
+        'a: 'scope,
+    {
+        let node = self.node(id);
+        let store = self.with.around.store;
+        store.note(Note::Started(self.step_ref(node), decided.key))?;
+        let attempt = self.queue().attempt(id);
+        self.emit(Event::StepStarted {
+            step: node.name.clone(),
+            kind: node.kind.clone(),
+            key: decided.key,
+            attempt,
+            resources: grant.clone(),
+        });
+        let launched = self
+            .mend_inputs(&decided)
+            .and_then(|()| self.launch(id, &decided, &grant));
+        let (work, running, job) = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.queue().release(id);
+                return self.fail(id, error, None, Some(decided.key));
+            }
+        };
+        self.change(id, Change::Start);
+        let flight = Flight {
+            decided,
+            is_program: job.program.is_some(),
+            work: work.clone(),
+            stop: running.stopper(),
+            started: SystemTime::now(),
+            grant,
+            threads: job.threads,
+            limit: TimeLimit::new(node.settings.timeout),
+            checkpoint: job.checkpoint.map(|checkpoint| checkpoint.folder),
+        };
+        self.flights.push((id, flight));
+        let sender = self.sender.clone();
+        scope.spawn(move || {
+            let ended = see_through(running, &work, &node.outputs, store, &mut |progress| {
+                // The run may be over already.
+                let _ = sender.send(Message::Progress(id, progress));
+            });
+            let _ = sender.send(Message::Ended(id, Box::new(ended)));
+        });
+        Ok(())
+    }
+
+    /// Puts back outputs of other steps that somebody changed since they were
+    /// put in place: the key promises their content.
+    fn mend_inputs(&mut self, decided: &Decided) -> Result<(), StepError> {
+        for input in &decided.inputs {
+            let Provenance::Step { step, .. } = &input.from else {
+                continue;
+            };
+            if self.planner.unchanged(input) {
+                continue;
+            }
+            let found = self.with.graph.find(step);
+            let Some((id, settled)) = found.and_then(|id| Some((id, self.planner.settled(id)?)))
+            else {
+                continue;
+            };
+            let (node, outputs) = (self.node(id), settled.outputs.clone());
+            let moved = self.places().put(&self.planner, node, &outputs, &[])?;
+            self.tell_moved(node, moved);
+        }
+        Ok(())
+    }
+
+    fn launch(
+        &mut self,
+        id: StepId,
+        decided: &Decided,
+        grant: &Grant,
+    ) -> Result<(WorkFolder, Box<dyn Running>, Job), StepError> {
+        let node = self.node(id);
+        let name = format!("{}-{}", self.with.options.run, node.name.file());
+        let work = WorkFolder::create(self.with.around.cache.join("work").join(name))?;
+        let inputs = self.job_inputs(id, decided, &work)?;
+        let checkpoint = self.checkpoint(id, decided.key)?;
+        let machine = &self.queue().machine;
+        let share = Share {
+            threads: machine.threads(grant),
+            variables: machine.variables(grant),
+            checkpoint,
+        };
+        let manifest = self.planner.manifest(id, &decided.inputs);
+        let job = prepare(self.with.registry, node, &manifest, inputs, &work, share)?;
+        let running = self.with.executor.start(&job, &work)?;
+        Ok((work, running, job))
+    }
+
+    fn job_inputs(
+        &self,
+        id: StepId,
+        decided: &Decided,
+        work: &WorkFolder,
+    ) -> Result<Vec<Input>, StepError> {
+        let mut inputs = Vec::with_capacity(decided.inputs.len());
+        for input in &decided.inputs {
+            let path = match &input.from {
+                Provenance::Engine(_) => {
+                    let path = work.path().join(LINEAGE_FILE);
+                    files::write(&path, self.planner.lineage(id))?;
+                    path
+                }
+                _ => input.path.clone(),
+            };
+            inputs.push(Input {
+                port: input.port.clone(),
+                label: input.label.clone(),
+                path,
+            });
+        }
+        Ok(inputs)
+    }
+}
+
+/// Waits for a job and takes its outputs into the store.
+fn see_through(
+    running: Box<dyn Running>,
+    work: &WorkFolder,
+    ports: &[OutPort],
+    store: &dyn Store,
+    progress: &mut dyn FnMut(Progress),
+) -> Ended {
+    let started = Instant::now();
+    let result = running.wait(progress);
+    let millis = started.elapsed().as_millis() as u64;
+    let end = match &result.end {
+        End::Finished => collect(store, ports, &work.out()),
+        End::Failed { error } => Err(error.clone()),
+        End::Cancelled => Err(StepError::new("cancelled")),
+    };
+    Ended {
+        end,
+        cancelled: result.end == End::Cancelled,
+        log: store_log(store, &work.log()),
+        result,
+        millis,
+    }
+}
