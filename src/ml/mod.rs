@@ -5,13 +5,15 @@
 //! is the decoder with its hand-written backward pass and [`lora`] the
 //! adapters on it; [`tokenizer`] and [`batch`] turn rows into tokens;
 //! [`train`] is the loop over a [`train::Core`], which is the decoder here or
-//! candle's automatic differentiation; [`adapter`] stores PEFT folders and
+//! candle's automatic differentiation, and [`checkpoint`] what it goes on
+//! from; [`adapter`] stores PEFT folders and
 //! [`generate`] answers prompts. The room knows nothing of the engine.
 
 pub mod adapter;
 pub mod batch;
 #[cfg(feature = "candle")]
 pub mod candle;
+pub mod checkpoint;
 pub mod config;
 pub mod generate;
 pub mod kernels;

@@ -72,6 +72,26 @@ impl Optimizer {
         }
     }
 
+    /// The first and the second moments.
+    pub(super) fn moments(&self) -> (&Tensors, &Tensors) {
+        (&self.first, &self.second)
+    }
+
+    /// The first and the second moments, to change.
+    pub(super) fn moments_mut(&mut self) -> (&mut Tensors, &mut Tensors) {
+        (&mut self.first, &mut self.second)
+    }
+
+    /// beta1ᵗ and beta2ᵗ.
+    pub(super) fn powers(&self) -> (f64, f64) {
+        self.powers
+    }
+
+    /// Sets beta1ᵗ and beta2ᵗ.
+    pub(super) fn set_powers(&mut self, powers: (f64, f64)) {
+        self.powers = powers;
+    }
+
     /// One step; gradients are multiplied by `clip` first.
     pub fn step(
         &mut self,

@@ -353,6 +353,8 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
         fn cancelled(&self) -> bool {
             false
         }
+        fn resumed(&mut self, _: u64, _: u64) {}
+        fn warning(&mut self, _: &str) {}
     }
 
     let config = config(Family::Olmo2);
@@ -387,12 +389,205 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
             decoder: random_decoder(&config, isa),
             lora: random_lora(&config, 0.2),
         };
-        train(&mut core, &data, None, &options, isa, &mut Silent).unwrap();
+        train(&mut core, &data, None, &options, isa, &mut Silent, None).unwrap();
         let values = core.lora.tensors.iter().flat_map(|t| &t.data);
         values.map(|x| x.to_bits()).collect::<Vec<_>>()
     };
     let scalar = trained(Isa::scalar());
     for isa in Isa::available() {
         assert!(trained(isa) == scalar, "{isa} differs from scalar");
+    }
+}
+
+/// Runs that are stopped, killed and gone on with.
+mod resumed {
+    use std::time::Duration;
+
+    use super::super::batch::Sequences;
+    use super::super::checkpoint::{Checkpoints, Unusable};
+    use super::super::optim::{AdamW, Schedule};
+    use super::super::train::{
+        LogLine, LoraCore, Observer, Options, Progress, Summary, TrainError, train,
+    };
+    use super::*;
+    use crate::hash::Digest;
+
+    /// Takes everything down; stops after some steps.
+    #[derive(Default)]
+    struct Witness {
+        lines: Vec<String>,
+        steps: u64,
+        stop_after: Option<u64>,
+        resumed: Option<(u64, u64)>,
+        warnings: Vec<String>,
+    }
+
+    impl Observer for Witness {
+        fn line(&mut self, line: &LogLine) -> Result<(), crate::files::FileError> {
+            self.lines.push(serde_json::to_string(line).unwrap());
+            Ok(())
+        }
+        fn progress(&mut self, _: Progress) {
+            self.steps += 1;
+        }
+        fn cancelled(&self) -> bool {
+            self.stop_after.is_some_and(|n| self.steps >= n)
+        }
+        fn resumed(&mut self, step: u64, tokens: u64) {
+            self.resumed = Some((step, tokens));
+        }
+        fn warning(&mut self, message: &str) {
+            self.warnings.push(message.to_owned());
+        }
+    }
+
+    fn options() -> Options {
+        Options {
+            seed: 3,
+            learning_rate: 1e-2,
+            schedule: Schedule::Cosine,
+            warmup_steps: 2,
+            adamw: AdamW {
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+            },
+            clip_norm: 1.0,
+            epochs: 0,
+            max_steps: 9,
+            batch_tokens: 60,
+            accumulation: 2,
+            eval_every: 4,
+            log_every: 2,
+        }
+    }
+
+    type Outcome = (Vec<u32>, Vec<String>, Summary);
+
+    fn run(witness: &mut Witness, place: Option<&mut Checkpoints>) -> Result<Outcome, TrainError> {
+        let config = config(Family::Olmo2);
+        let v = config.vocab_size;
+        let all = |n| {
+            (0..n)
+                .map(|i| sequence(10 + 2 * i, v, i, i as u64))
+                .collect()
+        };
+        let (data, validation) = (
+            Sequences {
+                all: all(9),
+                ..Sequences::default()
+            },
+            Sequences {
+                all: all(2),
+                ..Sequences::default()
+            },
+        );
+        let mut core = LoraCore {
+            decoder: random_decoder(&config, Isa::detect()),
+            lora: random_lora(&config, 0.2),
+        };
+        let isa = Isa::detect();
+        let ended = train(
+            &mut core,
+            &data,
+            Some(&validation),
+            &options(),
+            isa,
+            witness,
+            place,
+        );
+        let values = core.lora.tensors.iter().flat_map(|t| &t.data);
+        let bits = values.map(|x| x.to_bits()).collect();
+        ended.map(|summary| (bits, witness.lines.clone(), summary))
+    }
+
+    fn undisturbed() -> Outcome {
+        run(&mut Witness::default(), None).unwrap()
+    }
+
+    fn open(folder: &std::path::Path) -> (Checkpoints, Result<(), Unusable>) {
+        Checkpoints::open(folder, Digest::of(b"key"), Duration::ZERO)
+    }
+
+    fn stop_after(steps: u64) -> Witness {
+        Witness {
+            stop_after: Some(steps),
+            ..Witness::default()
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_stopped_after_any_step_ends_with_the_same_bits() {
+        let whole = undisturbed();
+        for steps in 1..=8 {
+            let folder = tempfile::tempdir().unwrap();
+            let mut place = open(folder.path()).0;
+            let stopped = run(&mut stop_after(steps), Some(&mut place));
+            assert!(matches!(stopped, Err(TrainError::Cancelled)));
+            let mut witness = Witness::default();
+            let mut place = open(folder.path()).0;
+            let ended = run(&mut witness, Some(&mut place)).unwrap();
+            assert_eq!(witness.resumed.unwrap().0, steps);
+            assert_eq!(witness.steps, 9 - steps, "what was done is not done again");
+            assert!(ended == whole, "stopped after {steps}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..4 {
+            let mut place = open(folder.path()).0;
+            assert!(run(&mut stop_after(2), Some(&mut place)).is_err());
+        }
+        let mut place = open(folder.path()).0;
+        assert!(run(&mut Witness::default(), Some(&mut place)).unwrap() == undisturbed());
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_checkpoint_is_named_and_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut place = open(folder.path()).0;
+        assert!(run(&mut stop_after(3), Some(&mut place)).is_err());
+        let file = folder.path().join("training.state");
+        let good = std::fs::read(&file).unwrap();
+        let every = good.len() / 97 + 1;
+        for at in (0..good.len()).step_by(every).chain([good.len() - 1]) {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            std::fs::write(&file, &bad).unwrap();
+            let (_, found) = open(folder.path());
+            assert!(matches!(found, Err(Unusable::Damaged(_))), "flipped {at}");
+            std::fs::write(&file, &good[..at]).unwrap();
+            let (_, found) = open(folder.path());
+            assert!(matches!(found, Err(Unusable::Damaged(_))), "cut at {at}");
+        }
+        let (mut place, _) = open(folder.path());
+        let mut witness = Witness::default();
+        assert!(run(&mut witness, Some(&mut place)).unwrap() == undisturbed());
+        assert_eq!(witness.resumed, None, "it began anew");
+        std::fs::write(&file, &good).unwrap();
+        let other = Digest::of(b"another key");
+        let (_, found) = Checkpoints::open(folder.path(), other, Duration::ZERO);
+        assert!(matches!(found, Err(Unusable::Foreign(_))));
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_written_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut place = open(&folder.path().join("gone")).0;
+        let mut witness = Witness::default();
+        assert!(run(&mut witness, Some(&mut place)).unwrap() == undisturbed());
+        assert!(witness.warnings[0].starts_with("no checkpoint was written: failed to create"));
+    }
+
+    #[test]
+    fn checkpoints_are_not_written_more_often_than_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let hour = Duration::from_secs(3600);
+        let mut place = Checkpoints::open(folder.path(), Digest::of(b"key"), hour).0;
+        run(&mut Witness::default(), Some(&mut place)).unwrap();
+        assert!(!folder.path().join("training.state").exists());
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::adapter::AdapterError;
 use super::batch::{self, Batch, BatchError, LossOn, RowCounts, Sequences, StepPlan};
+use super::checkpoint::{Checkpoints, Position};
 use super::kernels::Isa;
 use super::lora::{Lora, LoraError};
 use super::model::{Decoder, Dropout, Gradients, Loss, ModelError};
@@ -142,6 +143,10 @@ pub trait Observer {
     fn progress(&mut self, progress: Progress);
     /// Whether to stop.
     fn cancelled(&self) -> bool;
+    /// The run goes on from a checkpoint: so many steps and tokens are done.
+    fn resumed(&mut self, step: u64, tokens: u64);
+    /// Something a person should know that stops nothing.
+    fn warning(&mut self, message: &str);
 }
 
 /// How far a run is.
@@ -158,7 +163,7 @@ pub struct Progress {
 }
 
 /// One line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LogLine {
     /// What a step did.
@@ -184,7 +189,7 @@ pub enum LogLine {
 }
 
 /// A validation's result.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// Steps done.
     pub step: u64,
@@ -193,7 +198,7 @@ pub struct Validation {
 }
 
 /// What a training run came to.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Optimizer steps.
     pub steps: u64,
@@ -210,7 +215,7 @@ pub struct Summary {
     /// The least of all steps.
     pub min_loss: f64,
     /// All validations; none without validation rows.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<Validation>,
 }
 
@@ -283,7 +288,9 @@ pub enum TrainError {
 }
 
 /// Trains: the data in a seeded order, a step of AdamW after every
-/// `accumulation` micro-batches, a validation now and then.
+/// `accumulation` micro-batches, a validation now and then. A run with
+/// checkpoints goes on from the one that is there and ends with the same bits
+/// as one that was never interrupted.
 pub fn train(
     core: &mut dyn Core,
     data: &Sequences,
@@ -291,19 +298,26 @@ pub fn train(
     options: &Options,
     isa: Isa,
     observer: &mut dyn Observer,
+    mut checkpoints: Option<&mut Checkpoints>,
 ) -> Result<Summary, TrainError> {
     let (plan, per_epoch) = plan(data, options);
     let total = plan.len() as u64;
     let mut optimizer = Optimizer::new(options.adamw, core.params(), isa);
     let mut gradients = core.params().zeros_like();
-    let mut summary = Summary::empty();
-    let mut micro_batch = 0;
-    for (index, step_plan) in plan.iter().enumerate() {
-        if observer.cancelled() {
+    let mut at = begin(core, &mut optimizer, observer, checkpoints.as_deref_mut())?;
+    for step_plan in plan.iter().skip(at.step as usize) {
+        let cancelled = observer.cancelled();
+        if let Some(checkpoints) = checkpoints.as_deref_mut()
+            && (cancelled || checkpoints.due())
+            && let Err(error) = checkpoints.save(&at, core.params(), &optimizer)
+        {
+            observer.warning(&format!("no checkpoint was written: {error}"));
+        }
+        if cancelled {
             return Err(TrainError::Cancelled);
         }
-        let step = index as u64 + 1;
-        let at = |source| TrainError::Core { step, source };
+        let step = at.step + 1;
+        let failed = |source| TrainError::Core { step, source };
         let batches: Vec<Batch> = step_plan
             .batches
             .iter()
@@ -317,12 +331,12 @@ pub fn train(
         for batch in &batches {
             let dropout = Dropout {
                 seed: options.seed,
-                step: micro_batch,
+                step: at.micro_batch,
             };
             let part = core.gradients(batch, dropout, scale, &mut gradients);
-            loss = loss.plus(part.map_err(at)?);
-            micro_batch += 1;
-            summary.tokens += batch.len() as u64;
+            loss = loss.plus(part.map_err(failed)?);
+            at.micro_batch += 1;
+            at.summary.tokens += batch.len() as u64;
         }
         let norm = finite(loss, &gradients, step, isa)?;
         let factor = options
@@ -332,35 +346,63 @@ pub fn train(
         let clip = clip_factor(norm, options.clip_norm);
         optimizer.step(core.params(), &gradients, learning_rate, clip);
 
-        summary.add(step, loss);
+        at.step = step;
+        at.summary.add(step, loss);
         if step.is_multiple_of(options.log_every.max(1)) || step == 1 || step == total {
-            observer.line(&LogLine::Step {
+            let line = LogLine::Step {
                 step,
-                tokens: summary.tokens,
+                tokens: at.summary.tokens,
                 loss: loss.mean(),
                 learning_rate,
                 grad_norm: norm,
-            })?;
+            };
+            observer.line(&line)?;
+            at.lines.push(line);
         }
         observer.progress(Progress {
             step,
             total,
-            tokens: summary.tokens,
+            tokens: at.summary.tokens,
             loss: loss.mean(),
         });
         let due = options.eval_every > 0 && step.is_multiple_of(options.eval_every);
         if let Some(validation) = validation.filter(|_| due || step == total) {
-            let loss = evaluate(core, validation, options.batch_tokens).map_err(at)?;
-            observer.line(&LogLine::Validation {
+            let loss = evaluate(core, validation, options.batch_tokens).map_err(failed)?;
+            let line = LogLine::Validation {
                 step,
                 validation_loss: loss.mean(),
-            })?;
+            };
+            observer.line(&line)?;
+            at.lines.push(line);
             let loss = loss.mean();
-            summary.validation.push(Validation { step, loss });
+            at.summary.validation.push(Validation { step, loss });
         }
     }
-    summary.epochs = total as f64 / per_epoch as f64;
-    Ok(summary)
+    at.summary.epochs = total as f64 / per_epoch as f64;
+    Ok(at.summary)
+}
+
+/// Where a run begins: at the start, or where its checkpoint is.
+fn begin(
+    core: &mut dyn Core,
+    optimizer: &mut Optimizer,
+    observer: &mut dyn Observer,
+    checkpoints: Option<&mut Checkpoints>,
+) -> Result<Position, TrainError> {
+    let found = checkpoints.and_then(|there| there.resume(core.params(), optimizer));
+    let Some(at) = found else {
+        return Ok(Position {
+            step: 0,
+            micro_batch: 0,
+            summary: Summary::empty(),
+            lines: Vec::new(),
+        });
+    };
+    for line in &at.lines {
+        observer.line(line)?;
+    }
+    observer.resumed(at.step, at.summary.tokens);
+    Ok(at)
 }
 
 /// All steps of a run, and how many an epoch has (the first one's count:

@@ -14,7 +14,9 @@ use crate::ml::model::Decoder;
 use crate::ml::optim::Schedule;
 use crate::ml::tokenizer::Tokenizer;
 use crate::ml::train::{self, Data, LoraCore, Options, Report, Summary, TrainError, flops};
-use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{
+    Context, FieldError, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
+};
 
 /// The kind.
 pub struct LoraTrain;
@@ -184,6 +186,8 @@ impl Step for LoraTrain {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Trains a LoRA adapter on the answers of conversations.";
 
+    const RESUMES: Resumes = Resumes::Always;
+
     fn inputs() -> Vec<InPort> {
         vec![
             InPort::one("model", PortType::Model, "the base, which stays as it is"),
@@ -224,6 +228,10 @@ impl Step for LoraTrain {
             return Err(FieldError::new("backend", message));
         }
         common!(params).check()
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
@@ -316,6 +324,7 @@ fn train(
 ) -> Result<(Lora, Summary), StepError> {
     let isa = decoder.isa();
     let validation = data.validation.as_ref();
+    let mut checkpoints = training::checkpoints(context);
     let mut observer = StepObserver::new(context)?;
     let trained = match backend {
         Backend::Cpu => {
@@ -327,6 +336,7 @@ fn train(
                 options,
                 isa,
                 &mut observer,
+                checkpoints.as_mut(),
             )?;
             (core.lora, summary)
         }
@@ -340,6 +350,7 @@ fn train(
                 options,
                 isa,
                 &mut observer,
+                checkpoints.as_mut(),
             )?;
             (
                 core.into_lora().expect("it was made with an adapter"),

@@ -12,7 +12,9 @@ use crate::ml::model::Decoder;
 use crate::ml::optim::Schedule;
 use crate::ml::tokenizer::Tokenizer;
 use crate::ml::train::{self, Data, FullCore, Report, TrainError, flops};
-use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
+use crate::step::{
+    Context, FieldError, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
+};
 
 /// The kind.
 pub struct ModelTrain;
@@ -125,6 +127,8 @@ impl Step for ModelTrain {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "Trains all weights of a model to predict texts and conversations.";
 
+    const RESUMES: Resumes = Resumes::Always;
+
     fn inputs() -> Vec<InPort> {
         vec![
             InPort::one("model", PortType::Model, "the model to begin with"),
@@ -144,6 +148,10 @@ impl Step for ModelTrain {
 
     fn check(params: &Params) -> Result<(), FieldError> {
         common!(params).check()
+    }
+
+    fn resources(_: &Params) -> Resources {
+        Resources::all_cpus()
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
@@ -171,6 +179,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         LossOn::Everything,
     )?;
     let mut core = FullCore { decoder };
+    let mut checkpoints = training::checkpoints(context);
     let mut observer = StepObserver::new(context)?;
     let summary = train::train(
         &mut core,
@@ -179,6 +188,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         &common.options,
         isa,
         &mut observer,
+        checkpoints.as_mut(),
     )?;
     observer.finish()?;
     let decoder = core.decoder;

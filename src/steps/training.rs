@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::files::{self, FileError, PathContext};
+use crate::ml::checkpoint::Checkpoints;
 use crate::ml::train::{LogLine, Observer, Options, Progress};
 use crate::step::{Context, FieldError, StepError};
 
@@ -16,6 +17,20 @@ pub struct StepObserver<'a, 'b> {
     path: std::path::PathBuf,
     started: Instant,
     last: Option<Progress>,
+    /// Tokens that an earlier attempt read.
+    earlier: u64,
+}
+
+/// The checkpoints of a step that was given a place for them.
+pub fn checkpoints(context: &mut Context<'_>) -> Option<Checkpoints> {
+    let place = context.checkpoint?;
+    let (checkpoints, found) = Checkpoints::open(&place.folder, place.binding, place.every);
+    if let Err(error) = found {
+        let error = StepError::from(error);
+        eprintln!("warning: starting anew, for the checkpoint cannot be used: {error:?}");
+        context.fact("checkpoint", "unusable, started anew");
+    }
+    Some(checkpoints)
 }
 
 impl<'a, 'b> StepObserver<'a, 'b> {
@@ -28,11 +43,13 @@ impl<'a, 'b> StepObserver<'a, 'b> {
             path,
             started: Instant::now(),
             last: None,
+            earlier: 0,
         })
     }
 
     fn speed(&self, tokens: u64) -> f64 {
-        tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+        let own = tokens.saturating_sub(self.earlier);
+        own as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
     }
 
     /// Completes the log and records the speed.
@@ -64,6 +81,16 @@ impl Observer for StepObserver<'_, '_> {
 
     fn cancelled(&self) -> bool {
         self.context.checkpoint_cancel().is_err()
+    }
+
+    fn resumed(&mut self, step: u64, tokens: u64) {
+        self.earlier = tokens;
+        self.started = Instant::now();
+        self.context.fact("resumed_at", step);
+    }
+
+    fn warning(&mut self, message: &str) {
+        eprintln!("warning: {message}");
     }
 }
 
