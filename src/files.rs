@@ -254,6 +254,24 @@ impl Lock {
         Ok(Some(lock))
     }
 
+    /// Who holds the lock now; none when nobody does.
+    pub fn holder(path: &Path) -> Result<Option<Holder>, FileError> {
+        let mut file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.on("open", path)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Only for the message: an unreadable holder is "another process".
+                let _ = file.read_to_string(&mut text);
+                Ok(Some(Holder(text.trim().to_owned())))
+            }
+            Err(fs::TryLockError::Error(e)) => Err(e).on("lock", path),
+        }
+    }
+
     fn write_holder(&mut self, holder: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.rewind()?;
@@ -365,6 +383,10 @@ mod tests {
             .unwrap()
         });
         assert_eq!(receiver.recv().unwrap(), "pid 1, building x");
+        let holder = Lock::holder(&path)
+            .unwrap()
+            .map(|holder| holder.to_string());
+        assert_eq!(holder.as_deref(), Some("pid 1, building x"));
         let stop = &AtomicBool::new(true);
         let none = Lock::acquire(&path, "pid 3", stop, |_| {}).unwrap();
         assert!(none.is_none(), "told to stop while another has it");

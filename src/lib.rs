@@ -26,8 +26,9 @@
 //! | [`plan`] | keys, the decision, reasons |
 //! | [`event`] | what happens in a run, as plain data |
 //! | [`exec`] | the scheduler and the one door through which steps run |
-//! | [`record`] | provenance, the lock file, what an audit found |
-//! | [`report`] | bars, plain lines, JSON lines |
+//! | [`record`] | provenance, the lock file, the logs of runs, what an audit found |
+//! | [`report`] | bars, plain lines, JSON lines, profiles |
+//! | [`diagram`] | layered drawings of pipelines, SVG and HTML |
 //! | [`steps`] | one file per kind: glue from ports to domain code |
 //! | [`watch`] | debounced file events |
 //! | [`ops`] | one function per user action |
@@ -63,6 +64,7 @@
 //! | `cache/stat` | [`store::StatCache`] |
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
 //! | `cache/work/RUN-STEP/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
+//! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
 //! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |
 //! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
@@ -71,6 +73,7 @@
 pub mod cli;
 pub mod compare;
 pub mod data;
+pub mod diagram;
 pub mod eval;
 pub mod event;
 pub mod exec;

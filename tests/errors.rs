@@ -603,9 +603,10 @@ fn a_missing_input() {
     let space = Space::new(
         "[steps.a]\nuses = 'command'\nrun = 'true'\ninputs = { text = 'data/text.txt' }\n",
     );
-    insta::assert_snapshot!(said(&space, &["plan"]), @"
-    exit 5
-    error: step 'a' cannot be planned
-      1: input 'inputs': data/text.txt does not exist
+    let plan = space.retune(&["plan"]);
+    assert_eq!(plan.code, Some(5), "{plan}");
+    insta::assert_snapshot!(plan.out, @"
+    STEP  KIND     VERDICT     WHY
+    a     command  error       input 'inputs': data/text.txt does not exist
     ");
 }

@@ -626,7 +626,7 @@ fn a_result_that_cannot_be_put_in_place_is_kept() {
 fn looking_at_a_project_makes_no_store() {
     let space = Space::new(COPY);
     space.write("data/text.txt", "one\n");
-    for verb in ["plan", "verify", "graph"] {
+    for verb in ["plan", "verify", "graph", "status", "runs"] {
         space.retune(&[verb]);
         assert!(!space.exists("cache"), "{verb}");
     }

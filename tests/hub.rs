@@ -140,7 +140,7 @@ fn a_plan_fetches_nothing() {
     let mut command = space.command(&["plan"]);
     hub.prepare(&space)(&mut command);
     let output = command.output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("has not been fetched yet"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("has not been fetched yet"));
     assert_eq!(hub.asked(), Vec::<String>::new());
 }
 

@@ -43,6 +43,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "hash", "compare", "pipeline", "step", "plan", "event", "record",
         ],
     ),
+    ("diagram", &[]),
     (
         "steps",
         &[
@@ -54,13 +55,13 @@ const TABLE: &[(&str, &[&str])] = &[
         "ops",
         &[
             "hash", "files", "compare", "hub", "pipeline", "step", "graph", "store", "plan",
-            "event", "exec", "record", "steps", "watch",
+            "event", "exec", "record", "diagram", "steps", "watch",
         ],
     ),
     (
         "cli",
         &[
-            "hash", "files", "pipeline", "step", "plan", "event", "report", "ops",
+            "hash", "files", "pipeline", "step", "plan", "event", "report", "diagram", "ops",
         ],
     ),
 ];

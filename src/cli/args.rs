@@ -101,6 +101,12 @@ pub enum Verb {
     Table(Table),
     /// Show the steps and what they need of each other.
     Graph(Graph),
+    /// Say what state everything is in.
+    Status(Status),
+    /// List what was done before.
+    Runs(Runs),
+    /// Print what a step printed when it last ran.
+    Log(Log),
     /// Build, and build again whenever an input changes.
     Watch(Watch),
     /// Hash every output again and compare with the records and the lock.
@@ -133,6 +139,9 @@ pub struct Run {
     /// Write every event as a line of JSON to this file (- for standard output).
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
+    /// Write a trace of the run to this file, for Perfetto or Chrome.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// How long steps may take to stop when interrupted.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub grace: Duration,
@@ -191,6 +200,9 @@ pub struct Plan {
     /// The steps to look at, with what they need [default: all].
     #[arg(value_name = "STEP")]
     pub targets: Vec<String>,
+    /// How many steps may run at once, for the estimate [default: the number of cores].
+    #[arg(short, long, value_name = "N", value_parser = jobs)]
+    pub jobs: Option<usize>,
     /// As if build were told to run this step; may be repeated.
     #[arg(long, value_name = "STEP")]
     pub force: Vec<String>,
@@ -208,6 +220,46 @@ pub struct Why {
     /// The step.
     #[arg(value_name = "STEP")]
     pub step: String,
+    /// Name every file that changed [default: the first 10 of each input].
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `runs`.
+#[derive(Debug, Args)]
+pub struct Runs {
+    /// How many to list, the last ones [default: 20].
+    #[arg(short = 'n', long, value_name = "N", value_parser = jobs)]
+    pub limit: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `log`.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// The step.
+    #[arg(value_name = "STEP")]
+    pub step: String,
+    /// Of this run: its name or the beginning of it, last, or last~1
+    /// [default: the last one in which the step ran].
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<String>,
+    /// Wait for what a running step prints, until it ends.
+    #[arg(short, long, conflicts_with_all = ["run", "json"])]
+    pub follow: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -240,6 +292,10 @@ pub struct Graph {
     /// How to draw it.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
+    /// Draw every step on its own; svg folds alike steps of large pipelines
+    /// otherwise.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// How a graph is drawn.
@@ -252,6 +308,10 @@ pub enum Format {
     Dot,
     /// For Markdown.
     Mermaid,
+    /// A picture: states, times, the longest chain.
+    Svg,
+    /// The picture as a page with a table of all steps.
+    Html,
 }
 
 /// `verify`.
@@ -454,8 +514,15 @@ mod tests {
             "table",
             "table stage1 --sort -loss --columns loss,steps --csv",
             "table stage1[rank=8] --json",
+            "why stage1 --all",
+            "status --json",
+            "runs -n 3 --json",
+            "log stage1 --run last~1",
+            "log stage1 -f",
             "graph --format dot",
             "graph --format mermaid",
+            "graph --format svg --all",
+            "graph --format html",
             "watch stage1 -k",
             "verify --json",
             "audit stage1 --json -j 2",
@@ -476,7 +543,7 @@ mod tests {
         insta::assert_snapshot!(refusal("build --grace soon"), @"error: invalid value 'soon' for '--grace <SECONDS>': expected seconds, such as 10 or 0.5");
         insta::assert_snapshot!(refusal("build --set learning_rate"), @"error: invalid value 'learning_rate' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
         insta::assert_snapshot!(refusal("build --set =1"), @"error: invalid value '=1' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
-        insta::assert_snapshot!(refusal("graph --format svg"), @"error: invalid value 'svg' for '--format <FORMAT>'");
+        insta::assert_snapshot!(refusal("graph --format png"), @"error: invalid value 'png' for '--format <FORMAT>'");
         insta::assert_snapshot!(refusal("biuld"), @"error: unrecognized subcommand 'biuld'");
         insta::assert_snapshot!(refusal("build -q -v"), @"error: the argument '--quiet' cannot be used with '--verbose'");
         insta::assert_snapshot!(refusal("audit --force x"), @"error: unexpected argument '--force' found");

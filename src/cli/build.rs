@@ -30,6 +30,7 @@ pub(super) fn options(session: &Session, run: &Run, from_watch: bool) -> BuildOp
         overrides: session.overrides(),
         grace: run.grace,
         from_watch,
+        phases: run.profile.is_some(),
         last: !from_watch,
     }
 }

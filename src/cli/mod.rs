@@ -7,11 +7,14 @@ mod exit;
 mod graph;
 mod init;
 mod kinds;
+mod log;
 mod output;
 mod plan;
 mod problem;
+mod runs;
 mod schema;
 mod signals;
+mod status;
 mod table;
 mod verify;
 mod watch;
@@ -75,6 +78,9 @@ fn run_verb(cli: Cli, registry: Registry) -> Exit {
         Verb::Why(args) => why::run(&session, &args),
         Verb::Table(args) => table::run(&session, &args),
         Verb::Graph(args) => graph::run(&session, &args),
+        Verb::Status(args) => status::run(&session, &args),
+        Verb::Runs(args) => runs::run(&session, &args),
+        Verb::Log(args) => log::run(&session, &args),
         Verb::Watch(args) => watch::run(&session, &args),
         Verb::Verify(args) => verify::run(&session, &args),
         Verb::Audit(args) => audit::run(&session, &args),

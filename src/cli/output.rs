@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::{Color, Global, Run};
 use crate::event::{Event, Sink};
 use crate::files::{self, FileError};
-use crate::report::{Bars, JsonLines, Palette, Plain, Tee, Words};
+use crate::report::{Bars, JsonLines, Palette, Plain, Profile, Tee, Words};
 
 /// What is known of the streams.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +48,13 @@ impl Output {
 
     /// Writes a result. That the reader has gone (`| head`) is no error.
     pub fn print(&self, text: &str) -> io::Result<()> {
+        self.print_bytes(text.as_bytes())
+    }
+
+    /// Writes a result that may be anything.
+    pub fn print_bytes(&self, bytes: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other,
         }
@@ -73,13 +78,28 @@ impl Output {
         work: impl FnOnce(&mut dyn Sink) -> T,
     ) -> Result<T, EventsError> {
         let mut screen = self.screen(run.quiet);
-        let Some(path) = &run.events else {
-            return Ok(work(&mut *screen));
-        };
-        let mut lines = JsonLines::new(events_file(path)?, jiff::Timestamp::now);
-        let result = work(&mut Tee::new().with(&mut *screen).with(&mut lines));
+        let events = run.events.as_deref().map(events_file).transpose()?;
+        let mut lines = events.map(|file| JsonLines::new(file, jiff::Timestamp::now));
+        let profile = run.profile.as_deref().map(files::create).transpose()?;
+        let start = Instant::now();
+        let mut profile = profile.map(|file| (file, Profile::new(move || start.elapsed())));
+        let mut sinks = Tee::new().with(&mut *screen);
+        if let Some(lines) = &mut lines {
+            sinks = sinks.with(lines);
+        }
+        if let Some((_, profile)) = &mut profile {
+            sinks = sinks.with(profile);
+        }
+        let result = work(&mut sinks);
+        drop(sinks);
         drop(screen);
-        lines.finish().map_err(EventsError::Write)?;
+        lines
+            .map_or(Ok(()), JsonLines::finish)
+            .map_err(EventsError::Write)?;
+        if let Some((mut file, profile)) = profile {
+            let written = file.write_all(profile.into_json().as_bytes());
+            written.map_err(EventsError::Profile)?;
+        }
         Ok(result)
     }
 
@@ -131,6 +151,9 @@ pub enum EventsError {
     /// A line could not be written; the run itself went on.
     #[error("failed to write the events")]
     Write(#[source] io::Error),
+    /// The trace could not be written; the run itself went on.
+    #[error("failed to write the profile")]
+    Profile(#[source] io::Error),
 }
 
 fn events_file(path: &Path) -> Result<Box<dyn Write>, FileError> {

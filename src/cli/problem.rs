@@ -4,7 +4,7 @@ use std::io;
 
 use super::exit::Exit;
 use super::output::EventsError;
-use crate::ops::{InitError, OpsError, WatchError};
+use crate::ops::{InitError, OpsError, RunError, WatchError};
 use crate::report::{Palette, Problem};
 
 /// Why a command could not do its work.
@@ -77,9 +77,12 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::BadAddress { .. }
         | OpsError::WhoseFolder { .. }
         | OpsError::NoSuchCell { .. }
-        | OpsError::NoSuchPool { .. } => Exit::Usage,
-        OpsError::Input { .. }
-        | OpsError::Reference { .. }
+        | OpsError::NoSuchPool { .. }
+        | OpsError::NotInRun { .. }
+        | OpsError::NeverRun(_) => Exit::Usage,
+        OpsError::Run(RunError::File(_) | RunError::Damaged(_)) => Exit::System,
+        OpsError::Run(_) => Exit::Usage,
+        OpsError::Reference { .. }
         | OpsError::Lock(_)
         | OpsError::Store(_)
         | OpsError::File(_)

@@ -6,9 +6,13 @@ use super::exit::Exit;
 use super::problem::Failure;
 use crate::{ops, report};
 
+/// How many files are named of an input where not all are asked for.
+const NAMED: usize = 10;
+
 pub(super) fn run(session: &Session, args: &Why) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
-    let steps = ops::why(&workspace, &session.overrides(), &args.step)?;
+    let files = if args.all { usize::MAX } else { NAMED };
+    let steps = ops::why(&workspace, &session.overrides(), &args.step, files)?;
     let output = &session.output;
     match &steps[..] {
         [step] if args.json => output.print_json(step)?,
@@ -18,5 +22,8 @@ pub(super) fn run(session: &Session, args: &Why) -> Result<Exit, Failure> {
             output.print(&text.collect::<String>())?;
         }
     }
-    Ok(Exit::Fine)
+    Ok(match steps.iter().any(|step| step.verdict.is_error()) {
+        true => Exit::System,
+        false => Exit::Fine,
+    })
 }

@@ -41,6 +41,8 @@ pub enum Event {
     StepDecided {
         /// The step.
         step: StepName,
+        /// What its result is, or will be, stored under.
+        key: Key,
         /// What will be done, and why.
         verdict: Verdict,
     },
@@ -141,6 +143,16 @@ pub enum Event {
         /// Seconds until they are killed.
         grace: f64,
     },
+    /// A part of the work that is not a step's own has ended; told only when a
+    /// profile is written.
+    PhaseEnded {
+        /// Which part.
+        phase: Phase,
+        /// The step it was done for; none for what is done for all.
+        step: Option<StepName>,
+        /// How long it took.
+        seconds: f64,
+    },
     /// Something a person should know that stops nothing.
     Warning {
         /// What.
@@ -153,6 +165,49 @@ pub enum Event {
         /// Wall time in seconds.
         seconds: f64,
     },
+}
+
+/// What a run does besides running steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Reading and checking the pipeline file, or its cached graph.
+    Load,
+    /// Opening the store.
+    Open,
+    /// Finding and hashing a step's inputs, and deciding what to do.
+    Decide,
+    /// Putting a step's outputs back from the store.
+    Restore,
+    /// Hashing a step's outputs and taking them into the store.
+    Store,
+    /// Making results durable.
+    Commit,
+}
+
+impl Phase {
+    /// One word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Phase::Load => "load",
+            Phase::Open => "open",
+            Phase::Decide => "decide",
+            Phase::Restore => "restore",
+            Phase::Store => "store",
+            Phase::Commit => "commit",
+        }
+    }
+}
+
+/// An event and when it happened: a line of `--events` and of a run's
+/// `events.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stamped<E = Event> {
+    /// RFC 3339 in UTC, to the millisecond.
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: E,
 }
 
 /// How many steps ended how.

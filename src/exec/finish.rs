@@ -7,13 +7,13 @@ use super::job::WorkFolder;
 use super::outputs::{Places, SetAside, same_outputs};
 use super::run::{Ended, Flight, Run};
 use super::stop::Stopping;
-use crate::event::{Event, Execution};
+use crate::event::{Event, Execution, Phase};
 use crate::files;
 use crate::graph::{Node, StepId};
 use crate::hash::Digest;
-use crate::plan::Decided;
+use crate::plan::{Decided, Provenance, ResolvedInput};
 use crate::step::StepError;
-use crate::store::{Entry, Note, Output, Store, StoreError};
+use crate::store::{Entry, Note, Output, Shape, Store, StoreError};
 
 impl<'a> Run<'a, '_> {
     pub(super) fn ended(&mut self, id: StepId, ended: Ended) -> Result<(), StoreError> {
@@ -21,6 +21,9 @@ impl<'a> Run<'a, '_> {
         let Some(place) = place else { return Ok(()) };
         let (_, flight) = self.flights.swap_remove(place);
         self.landed(id, flight.decided.key);
+        if self.with.options.phases {
+            self.tell_phase(Phase::Store, Some(id), ended.storing);
+        }
         let log = self.keep_log(id, &flight.work);
         // Left-overs are removed at the start of a later run, too.
         let _ = flight.work.remove();
@@ -57,7 +60,7 @@ impl<'a> Run<'a, '_> {
     pub(super) fn sources_unchanged(&self, id: StepId, decided: &Decided) -> Result<(), StepError> {
         let now = self.planner.inputs(id)?;
         let changed = decided.inputs.iter().zip(&now);
-        let changed = changed.filter(|(before, now)| before != now || !self.planner.unchanged(now));
+        let changed = changed.filter(|(before, now)| before != now || !self.unchanged(now));
         let changed = changed.map(|(before, _)| before).next();
         if changed.is_none() && now.len() == decided.inputs.len() {
             return Ok(());
@@ -65,6 +68,23 @@ impl<'a> Run<'a, '_> {
         let name = changed.map_or("an input", |input| input.port.as_str());
         let message = format!("input '{name}' changed while the step ran");
         Err(StepError::new(message).hint("build again"))
+    }
+
+    /// Whether an input is what was hashed. Keeps the listings of the user's
+    /// folders on the way: the store has no copy of their files, and `why` is
+    /// to say which of them changed.
+    fn unchanged(&self, input: &ResolvedInput) -> bool {
+        let store = self.with.around.store;
+        let foreign = matches!(input.from, Provenance::Path(_) | Provenance::Hub(_));
+        if !foreign || input.artifact.shape != Shape::Folder {
+            return self.planner.unchanged(input);
+        }
+        let mut keep = |digest, bytes: &[u8]| {
+            // Without it `why` says less, which is no reason to fail.
+            let _ = store.keep_listing(digest, bytes);
+        };
+        let now = store.stats().content_listed(&input.path, &mut keep);
+        now.is_ok_and(|now| now == input.artifact)
     }
 
     pub(super) fn finish(
@@ -116,7 +136,9 @@ impl<'a> Run<'a, '_> {
         let node = self.node(id);
         let outputs = entry_outputs(&decided);
         let previous = self.previous_outputs(node);
+        let began = self.phase_begins();
         let moved = self.places().put(&self.planner, node, &outputs, &previous);
+        self.phase_ended(Phase::Restore, Some(id), began);
         match moved {
             Ok(moved) => self.tell_moved(node, moved),
             Err(error) => return self.fail(id, not_in_place(error), None, None),

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::files::{self, FileError};
 use crate::graph::Node;
+use crate::pipeline::StepName;
 use crate::plan::Manifest;
 use crate::step::{Checkpoint, Context, Input, Params, Program, Registry, StepError};
 
@@ -144,6 +145,11 @@ impl WorkFolder {
         let folder = WorkFolder(path);
         files::create_dir(&folder.out())?;
         Ok(folder)
+    }
+
+    /// Where the work folder of a step in a run is.
+    pub fn place(cache: &Path, run: &str, step: &StepName) -> Self {
+        WorkFolder(cache.join("work").join(format!("{run}-{}", step.file())))
     }
 
     /// The folder that holds a job file.

@@ -17,7 +17,7 @@ use super::queue::{Impossible, Queue};
 use super::state::{Change, State};
 use super::stop::Stopping;
 use super::{Executor, Stop};
-use crate::event::{Event, Recorder, Sink, Summary};
+use crate::event::{Event, Phase, Recorder, Sink, Summary};
 use crate::graph::{Graph, Node, StepId};
 use crate::hash::Digest;
 use crate::plan::{Decided, Planner, Settled, Surroundings, Verdict};
@@ -40,6 +40,8 @@ pub struct Options {
     pub grace: Duration,
     /// Whether steps that act on the world may run.
     pub external: bool,
+    /// Whether to tell of the phases of the run's own work.
+    pub phases: bool,
 }
 
 /// Everything a run works with.
@@ -109,6 +111,8 @@ pub(super) struct Ended {
     pub(super) result: JobResult,
     pub(super) log: Option<Digest>,
     pub(super) millis: u64,
+    /// How long its outputs took to take in.
+    pub(super) storing: Duration,
 }
 
 /// A job in flight.
@@ -248,10 +252,33 @@ impl<'a, 's> Run<'a, 's> {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        let began = self.phase_begins();
         self.with.around.store.commit()?;
+        self.phase_ended(Phase::Commit, None, began);
         self.last_commit = Instant::now();
         self.remove_spent();
         Ok(())
+    }
+
+    /// Now, if anybody wants to know.
+    pub(super) fn phase_begins(&self) -> Option<Instant> {
+        self.with.options.phases.then(Instant::now)
+    }
+
+    pub(super) fn phase_ended(&mut self, phase: Phase, id: Option<StepId>, began: Option<Instant>) {
+        if let Some(began) = began {
+            self.tell_phase(phase, id, began.elapsed());
+        }
+    }
+
+    pub(super) fn tell_phase(&mut self, phase: Phase, id: Option<StepId>, took: Duration) {
+        let step = id.map(|id| self.node(id).name.clone());
+        let seconds = took.as_secs_f64();
+        self.emit(Event::PhaseEnded {
+            phase,
+            step,
+            seconds,
+        });
     }
 
     fn handle(&mut self, message: Message) -> Result<(), StoreError> {
@@ -276,7 +303,10 @@ impl<'a, 's> Run<'a, 's> {
             if !matches!(self.stopping, Stopping::No) {
                 continue;
             }
-            match self.planner.decide(id, self.forced.contains(&id)) {
+            let began = self.phase_begins();
+            let decided = self.planner.decide(id, self.forced.contains(&id));
+            self.phase_ended(Phase::Decide, Some(id), began);
+            match decided {
                 Ok(decided) => self.act_on(id, decided)?,
                 Err(error) => self.fail(id, error.into(), None, None)?,
             }
@@ -289,23 +319,28 @@ impl<'a, 's> Run<'a, 's> {
             Verdict::UpToDate => {
                 self.summary.up_to_date += 1;
                 let step = self.node(id).name.clone();
-                let verdict = Verdict::UpToDate;
-                self.emit(Event::StepDecided { step, verdict });
+                let (key, verdict) = (decided.key, Verdict::UpToDate);
+                self.emit(Event::StepDecided { step, key, verdict });
                 let entry = decided.entry.take();
                 let outputs = entry.map_or(Vec::new(), |entry| entry.outputs);
                 self.settle(id, decided, outputs);
             }
             Verdict::Restore { .. } => {
                 let step = self.node(id).name.clone();
-                let verdict = decided.verdict.clone();
-                self.emit(Event::StepDecided { step, verdict });
+                let (key, verdict) = (decided.key, decided.verdict.clone());
+                self.emit(Event::StepDecided { step, key, verdict });
                 self.restore(id, decided)?;
             }
-            Verdict::Run { .. } | Verdict::Maybe { .. } => {
+            // All but the first are said of plans only.
+            Verdict::Run { .. }
+            | Verdict::Maybe { .. }
+            | Verdict::Error { .. }
+            | Verdict::Blocked { .. } => {
                 let step = self.node(id).name.clone();
                 let verdict = decided.verdict.clone();
                 self.emit(Event::StepDecided {
                     step: step.clone(),
+                    key: decided.key,
                     verdict,
                 });
                 if self.node(id).purity == Purity::External && !self.with.options.external {

@@ -124,8 +124,9 @@ impl<'a> Run<'a, '_> {
         grant: &Grant,
     ) -> Result<(WorkFolder, Box<dyn Running>, Job), StepError> {
         let node = self.node(id);
-        let name = format!("{}-{}", self.with.options.run, node.name.file());
-        let work = WorkFolder::create(self.with.around.cache.join("work").join(name))?;
+        let cache = self.with.around.cache;
+        let work = WorkFolder::place(cache, &self.with.options.run, &node.name);
+        let work = WorkFolder::create(work.path().to_owned())?;
         let inputs = self.job_inputs(id, decided, &work)?;
         let checkpoint = self.checkpoint(id, decided.key)?;
         let machine = &self.queue().machine;
@@ -177,6 +178,7 @@ fn see_through(
     let started = Instant::now();
     let result = running.wait(progress);
     let millis = started.elapsed().as_millis() as u64;
+    let storing = Instant::now();
     let end = match &result.end {
         End::Finished => collect(store, ports, &work.out()),
         End::Failed { error } => Err(error.clone()),
@@ -184,6 +186,7 @@ fn see_through(
     };
     Ended {
         end,
+        storing: storing.elapsed(),
         cancelled: result.end == End::Cancelled,
         log: store_log(store, &work.log()),
         result,

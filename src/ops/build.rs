@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::workspace::{environment, find_steps, needed};
 use super::{HubAccess, OpsError, Workspace};
-use crate::event::{Event, Sink, Summary};
+use crate::event::{Event, Phase, Sink, Summary};
 use crate::exec::{Limits, LocalExecutor, Options, RunError, Runner};
 use crate::files::{self, Lock as BuildLock};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::Overrides;
 use crate::plan::{Provenance, Settled, Surroundings};
-use crate::record::{Lock, LockedStep, ProvenanceRecorder};
+use crate::record::{
+    Lock, LockedStep, ProvenanceRecorder, RUN_FORMAT, RUNS, RunHeader, RunLog, stamp,
+};
 use crate::step::Registry;
 use crate::store::LocalStore;
 
@@ -34,6 +36,8 @@ pub struct BuildOptions {
     pub grace: Duration,
     /// Whether watch builds: steps that act on the world do not run.
     pub from_watch: bool,
+    /// Whether to tell of the phases of the build's own work.
+    pub phases: bool,
     /// Whether the process ends after this build, so that the memory of a
     /// large graph need not be given back piece by piece.
     pub last: bool,
@@ -52,6 +56,7 @@ impl Default for BuildOptions {
             overrides: Overrides::default(),
             grace: Duration::from_secs(5),
             from_watch: false,
+            phases: false,
             last: false,
         }
     }
@@ -71,6 +76,7 @@ pub fn build(
 ) -> Result<Summary, OpsError> {
     let started = Instant::now();
     let (graph, warnings) = workspace.load(&options.overrides)?;
+    tell_phase(options, Phase::Load, started, sink);
     for warning in &warnings.list {
         let message = warning.message.clone();
         sink.event(&Event::Warning { message });
@@ -83,7 +89,9 @@ pub fn build(
     let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
         return Ok(nothing_begun(&steps));
     };
+    let opening = Instant::now();
     let (store, warning) = workspace.open_store()?;
+    tell_phase(options, Phase::Open, opening, sink);
     if let Some(message) = warning {
         sink.event(&Event::Warning { message });
     }
@@ -93,11 +101,9 @@ pub fn build(
         registry: &workspace.registry,
         store: &store,
         options,
-        run: run_name(),
+        run: run_name(&workspace.cache),
     };
-    let summary = build.run(&steps, &forced, cancel, sink)?;
-    let seconds = started.elapsed().as_secs_f64();
-    sink.event(&Event::RunFinished { summary, seconds });
+    let summary = build.logged(&steps, &forced, cancel, started, sink)?;
     if options.last {
         std::mem::forget(graph);
     }
@@ -115,6 +121,16 @@ fn check_pools(graph: &Graph, limits: &Limits) -> Result<(), OpsError> {
         name: name.clone(),
         closest: crate::pipeline::closest(name, names).map(str::to_owned),
     })
+}
+
+fn tell_phase(options: &BuildOptions, phase: Phase, began: Instant, sink: &mut dyn Sink) {
+    if options.phases {
+        sink.event(&Event::PhaseEnded {
+            phase,
+            step: None,
+            seconds: began.elapsed().as_secs_f64(),
+        });
+    }
 }
 
 /// The summary of a run that was stopped before its turn came.
@@ -145,10 +161,15 @@ pub(super) fn wait_for_lock(
     })?)
 }
 
-/// Names sort by time; the process keeps two of the same second apart.
-fn run_name() -> String {
-    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
-    format!("{now}-{}", std::process::id())
+/// A name that no other run has, under the build lock. Names sort by time.
+fn run_name(cache: &Path) -> String {
+    let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S.%3f");
+    let now = now.to_string();
+    let taken = |name: &String| cache.join(RUNS).join(name).exists();
+    // A clock that was set back comes by the same moment twice.
+    let again = (2..).map(|n| format!("{now}-{n}"));
+    let mut names = std::iter::once(now.clone()).chain(again);
+    names.find(|name| !taken(name)).expect("numbers do not end")
 }
 
 struct Build<'a> {
@@ -161,6 +182,56 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
+    /// Runs, and keeps the run's log; a log that cannot be kept is no reason
+    /// to fail.
+    fn logged(
+        &self,
+        steps: &[StepId],
+        forced: &[StepId],
+        cancel: &AtomicBool,
+        started: Instant,
+        sink: &mut dyn Sink,
+    ) -> Result<Summary, OpsError> {
+        let mut log = RunLog::new(&self.workspace.cache, self.header());
+        let result = {
+            let mut both = |event: &Event| {
+                log.event(event);
+                sink.event(event);
+            };
+            let result = self.run(steps, forced, cancel, &mut both);
+            match &result {
+                Ok(summary) => both(&Event::RunFinished {
+                    summary: *summary,
+                    seconds: started.elapsed().as_secs_f64(),
+                }),
+                Err(error) => log.event(&Event::Warning {
+                    message: error.to_string(),
+                }),
+            }
+            result
+        };
+        if let Some(error) = log.into_error() {
+            let message = format!("the run could not be logged: {error}");
+            sink.event(&Event::Warning { message });
+        }
+        result
+    }
+
+    fn header(&self) -> RunHeader {
+        RunHeader {
+            format: RUN_FORMAT,
+            run: self.run.clone(),
+            verb: match self.options.from_watch {
+                true => "watch".to_owned(),
+                false => "build".to_owned(),
+            },
+            pipeline: self.graph.name.clone(),
+            targets: self.options.targets.clone(),
+            pid: std::process::id(),
+            started: stamp(jiff::Timestamp::now()),
+        }
+    }
+
     fn run(
         &self,
         steps: &[StepId],
@@ -184,6 +255,7 @@ impl Build<'_> {
             keep_going: self.options.keep_going,
             grace: self.options.grace,
             external: !self.options.from_watch,
+            phases: self.options.phases,
         };
         let runner = Runner {
             graph: self.graph,

@@ -2,32 +2,58 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::estimate::{Estimate, estimate};
 use super::workspace::{environment, find_step, find_steps, needed};
-use super::{BuildOptions, HubAccess, OpsError, Workspace, step_name};
+use super::{BuildOptions, HubAccess, OpsError, Workspace};
 use crate::graph::{Graph, Origin, StepId};
-use crate::pipeline::{Diagnostics, Overrides, StepName};
-use crate::plan::{PlannedStep, Planner, Surroundings, is_glob};
+use crate::pipeline::{Diagnostics, Overrides, PipelineName, StepName};
+use crate::plan::{Detail, EXAMPLES, PlannedStep, Planner, Surroundings, is_glob};
 use crate::store::LocalStore;
 use crate::watch::Watched;
 
+/// What a build would do.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// The steps in build order.
+    pub steps: Vec<PlannedStep>,
+    /// How long it would take by the times of earlier runs, if any is known.
+    pub estimate: Option<Estimate>,
+}
+
 /// What a build with these options would do, step by step in build order.
-pub fn plan(workspace: &Workspace, options: &BuildOptions) -> Result<Vec<PlannedStep>, OpsError> {
+pub fn plan(workspace: &Workspace, options: &BuildOptions) -> Result<Plan, OpsError> {
     let (graph, _) = workspace.load(&options.overrides)?;
     let targets = find_steps(&graph, &options.targets)?;
     let forced = find_steps(&graph, &options.force)?;
-    dry_run(workspace, &graph, &needed(&graph, &targets), &forced)
+    let detail = Detail {
+        folders: true,
+        files: EXAMPLES,
+    };
+    let ids = needed(&graph, &targets);
+    let mut steps = dry_run(workspace, &graph, &ids, &forced, detail)?;
+    let estimate = estimate(&graph, &ids, &mut steps, options.limits.jobs);
+    Ok(Plan {
+        pipeline: graph.name.clone(),
+        steps,
+        estimate,
+    })
 }
 
 /// What a build would do for one step, or for each of several cells of a
-/// matrix, and why.
+/// matrix, and why; at most `files` are named of an input.
 pub fn why(
     workspace: &Workspace,
     overrides: &Overrides,
     step: &str,
+    files: usize,
 ) -> Result<Vec<PlannedStep>, OpsError> {
     let (graph, _) = workspace.load(overrides)?;
     let ids = find_step(&graph, step)?;
-    let mut plan = dry_run(workspace, &graph, &needed(&graph, &ids), &[])?;
+    let folders = true;
+    let detail = Detail { folders, files };
+    let mut plan = dry_run(workspace, &graph, &needed(&graph, &ids), &[], detail)?;
     let asked: BTreeSet<&StepName> = ids.iter().map(|id| &graph.node(*id).name).collect();
     plan.retain(|step| asked.contains(&step.name));
     Ok(plan)
@@ -38,16 +64,14 @@ pub(super) fn dry_run(
     graph: &Graph,
     steps: &[StepId],
     forced: &[StepId],
+    detail: Detail,
 ) -> Result<Vec<PlannedStep>, OpsError> {
     let store = workspace.look_into_store()?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);
-    let mut planner = Planner::new(graph, surroundings(workspace, &store, &environment, &hub));
-    let plan = planner.dry_run(steps, &|id| forced.contains(&id));
-    plan.map_err(|(id, source)| OpsError::Input {
-        step: step_name(graph, id),
-        source,
-    })
+    let around = surroundings(workspace, &store, &environment, &hub);
+    let mut planner = Planner::new(graph, around).with_detail(detail);
+    Ok(planner.dry_run(steps, &|id| forced.contains(&id)))
 }
 
 /// Surroundings in which nothing is fetched.

@@ -2,12 +2,15 @@
 
 mod audit;
 mod build;
+mod estimate;
 mod graph;
 mod graph_cache;
 mod init;
 mod inspect;
+mod runs;
 mod table;
 mod verify;
+mod view;
 mod watch;
 mod workspace;
 
@@ -16,23 +19,30 @@ use std::process::ExitCode;
 
 use crate::exec::{Impossible, STEP_VERB};
 use crate::files::FileError;
-use crate::graph::{Graph, HubRef};
-use crate::pipeline::Diagnostics;
-use crate::plan::{Hub, InputError};
+use crate::graph::HubRef;
+use crate::pipeline::{Diagnostics, StepName};
+use crate::plan::Hub;
 use crate::record::LockError;
 use crate::step::Registry;
 use crate::store::StoreError;
 
 pub use crate::exec::Limits;
-pub use crate::record::{AuditReport, AuditVerdict};
+pub use crate::record::{AuditReport, AuditVerdict, RunError};
+pub use crate::store::Output;
 pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditOptions, NoiseLevel, audit};
 pub use build::{BuildOptions, build};
+pub use estimate::Estimate;
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
-pub use inspect::{plan, warnings, watched, why};
+pub use inspect::{Plan, plan, warnings, watched, why};
+pub use runs::{
+    Following, LogSource, RunInfo, RunResult, RunningStep, Status, StepLog, StoreSize, following,
+    logs, runs, status,
+};
 pub use table::{Row, Standing, Table, table};
 pub use verify::{VerifyFault, VerifyReport, verify};
+pub use view::{GraphView, StepView, view};
 pub use watch::{Notice, watch};
 pub use workspace::Workspace;
 
@@ -107,15 +117,20 @@ pub enum OpsError {
     /// The pipeline file is wrong.
     #[error("{0}")]
     Pipeline(#[from] Diagnostics),
-    /// An input from outside cannot be had.
-    #[error("step '{step}' cannot be planned")]
-    Input {
+    /// No run is meant, or it cannot be read.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// A run did not run that step.
+    #[error("step '{step}' did not run in {run}")]
+    NotInRun {
         /// The step.
-        step: String,
-        /// Why.
-        #[source]
-        source: InputError,
+        step: StepName,
+        /// The run.
+        run: String,
     },
+    /// A step never ran, or all that told of it was removed.
+    #[error("step '{0}' has not run yet")]
+    NeverRun(StepName),
     /// What to compare with is not there.
     #[error("failed to read {}", .path.display())]
     Reference {
@@ -176,6 +191,9 @@ impl OpsError {
                 "after a merge conflict, take either side of {path} and build again"
             )),
             OpsError::Lock(LockError::Newer { .. }) => Some("install a newer retune".to_owned()),
+            OpsError::Run(RunError::NoSuch(_) | RunError::Ambiguous { .. }) => {
+                Some("`retune runs` lists them; `last` and `last~1` are names, too".to_owned())
+            }
             _ => None,
         }
     }
@@ -276,9 +294,4 @@ impl Hub for HubAccess {
     fn locate(&self, _: &HubRef) -> Result<Option<PathBuf>, HubError> {
         Err("this program was built without the feature `hub`".into())
     }
-}
-
-/// The name of a step, for messages.
-fn step_name(graph: &Graph, id: crate::graph::StepId) -> String {
-    graph.node(id).name.to_string()
 }

@@ -10,7 +10,7 @@ use super::workspace::{find_steps, needed};
 use super::{OpsError, Workspace};
 use crate::graph::{Graph, Node, StepId};
 use crate::pipeline::{Overrides, StepName};
-use crate::plan::{Key, PlannedStep, Reason, Verdict};
+use crate::plan::{Detail, Key, PlannedStep, Reason, Verdict};
 use crate::step::PortType;
 use crate::store::{Entry, LocalStore, Shape, Store};
 
@@ -63,7 +63,7 @@ pub enum Standing {
     Unfinished,
     /// It was never built.
     NotBuilt,
-    /// It waits for a step that has to run first.
+    /// It waits for a step that has to run first, or an input cannot be had.
     Unknown,
 }
 
@@ -85,7 +85,9 @@ impl Standing {
         match verdict {
             Verdict::UpToDate => Standing::Current,
             Verdict::Restore { .. } => Standing::Stored,
-            Verdict::Maybe { .. } => Standing::Unknown,
+            Verdict::Maybe { .. } | Verdict::Error { .. } | Verdict::Blocked { .. } => {
+                Standing::Unknown
+            }
             Verdict::Run { .. } if has(Reason::DidNotFinish) => Standing::Unfinished,
             Verdict::Run { .. } if has(Reason::NeverBuilt) => Standing::NotBuilt,
             Verdict::Run { .. } => Standing::Stale,
@@ -108,7 +110,13 @@ pub fn table(
             .filter(|id| graph.node(*id).cell.is_some())
             .collect();
     }
-    let plan = dry_run(workspace, &graph, &needed(&graph, &chosen), &[])?;
+    let plan = dry_run(
+        workspace,
+        &graph,
+        &needed(&graph, &chosen),
+        &[],
+        Detail::default(),
+    )?;
     let plan: BTreeMap<&StepName, &PlannedStep> =
         plan.iter().map(|step| (&step.name, step)).collect();
     let store = workspace.look_into_store()?;

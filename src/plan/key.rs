@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::changes::FileChanges;
 use super::verdict::Reason;
 use crate::hash::{Digest, Encoder};
 use crate::pipeline::ValueSource;
@@ -58,14 +59,6 @@ impl InputContent {
             file: file.to_owned(),
             digest: artifact.digest,
             shape: artifact.shape,
-        }
-    }
-
-    /// The port with its label, for people.
-    pub fn name(&self) -> String {
-        match self.label.as_str() {
-            "" => self.port.clone(),
-            label => format!("{}[{label}]", self.port),
         }
     }
 }
@@ -133,11 +126,7 @@ impl Manifest {
     }
 
     /// What is different from `old`, one reason for each component.
-    pub fn differences(
-        &self,
-        old: &Manifest,
-        sources: &BTreeMap<String, ValueSource>,
-    ) -> Vec<Reason> {
+    pub fn differences(&self, old: &Manifest, with: &Comparison<'_>) -> Vec<Reason> {
         let mut reasons = Vec::new();
         if self.kind != old.kind {
             reasons.push(Reason::Kind {
@@ -150,8 +139,8 @@ impl Manifest {
                 new: self.version,
             });
         }
-        self.changed_params(old, sources, &mut reasons);
-        self.changed_inputs(old, &mut reasons);
+        self.changed_params(old, with.sources, &mut reasons);
+        self.changed_inputs(old, with, &mut reasons);
         self.changed_environment(old, &mut reasons);
         reasons
     }
@@ -176,18 +165,24 @@ impl Manifest {
         }
     }
 
-    fn changed_inputs(&self, old: &Manifest, reasons: &mut Vec<Reason>) {
-        let (before, now) = (by_name(&old.inputs), by_name(&self.inputs));
-        let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-        for name in names {
-            let (was, is) = (before.get(name), now.get(name));
-            if was != is {
-                reasons.push(Reason::Input {
-                    port: name.clone(),
-                    old: was.map(|i| i.digest),
-                    new: is.map(|i| i.digest),
-                });
+    fn changed_inputs(&self, old: &Manifest, with: &Comparison<'_>, reasons: &mut Vec<Reason>) {
+        let (before, now) = (by_port(&old.inputs), by_port(&self.inputs));
+        let ports: BTreeSet<&str> = before.keys().chain(now.keys()).copied().collect();
+        let nothing = BTreeMap::new();
+        let told = reasons.len();
+        for port in ports {
+            let before = before.get(port).unwrap_or(&nothing);
+            let now = now.get(port).unwrap_or(&nothing);
+            if before.len().max(now.len()) < MANY {
+                with.each(port, before, now, reasons);
+            } else {
+                let changes = with.all(before, now);
+                let port = port.to_owned();
+                reasons.extend((!changes.is_empty()).then_some(Reason::Inputs { port, changes }));
             }
+        }
+        if reasons.len() == told && self.inputs != old.inputs {
+            reasons.push(Reason::InputOrder);
         }
     }
 
@@ -207,20 +202,87 @@ impl Manifest {
     }
 }
 
-/// Inputs by a name that is unique: several unlabelled inputs of one port are
-/// told apart by their position.
-fn by_name(inputs: &[InputContent]) -> BTreeMap<String, &InputContent> {
-    let mut map = BTreeMap::new();
-    for input in inputs {
-        let mut name = input.name();
-        let mut n = 1;
-        while map.contains_key(&name) {
-            n += 1;
-            name = format!("{}#{n}", input.name());
+/// From this many inputs on, those of a port are told of together.
+const MANY: usize = 8;
+
+/// What two manifests are compared with besides themselves.
+pub struct Comparison<'a> {
+    /// Where the values of the new manifest's parameters come from.
+    pub sources: &'a BTreeMap<String, ValueSource>,
+    /// What changed inside of a folder, old and new, where that can be told.
+    pub folder: &'a dyn Fn(&InputContent, &InputContent) -> Option<FileChanges>,
+    /// How many files are named of each input.
+    pub limit: usize,
+}
+
+/// Inputs of one port by label; several of the same label are numbered.
+type ByLabel<'a> = BTreeMap<(&'a str, usize), &'a InputContent>;
+
+impl Comparison<'_> {
+    /// One reason for each input that changed.
+    fn each(&self, port: &str, before: &ByLabel, now: &ByLabel, reasons: &mut Vec<Reason>) {
+        let labels: BTreeSet<_> = before.keys().chain(now.keys()).copied().collect();
+        for label in labels {
+            let (was, is) = (before.get(&label), now.get(&label));
+            if was == is {
+                continue;
+            }
+            let folders = was.zip(is).filter(|(was, is)| {
+                was.shape == Shape::Folder && is.shape == Shape::Folder && was.digest != is.digest
+            });
+            reasons.push(Reason::Input {
+                port: shown(port, label),
+                old: was.map(|i| i.digest),
+                new: is.map(|i| i.digest),
+                files: folders.and_then(|(was, is)| (self.folder)(was, is)),
+            });
         }
-        map.insert(name, input);
     }
-    map
+
+    /// How the inputs of a port changed as a whole.
+    fn all(&self, before: &ByLabel, now: &ByLabel) -> FileChanges {
+        let mut changes = FileChanges::new();
+        let name = |(label, n): (&str, usize)| match n {
+            1 if !label.is_empty() => label.to_owned(),
+            n => format!("{label}#{n}"),
+        };
+        let gone = before.iter().filter(|(label, _)| !now.contains_key(*label));
+        for (label, was) in gone {
+            changes.push(name(*label), Some(was.digest), None);
+        }
+        for (label, is) in now {
+            changes.present();
+            let was = before.get(label);
+            if was != Some(is) {
+                changes.push(name(*label), was.map(|i| i.digest), Some(is.digest));
+            }
+        }
+        changes.finish(self.limit)
+    }
+}
+
+/// `port`, `port[label]`, or `port#2` for the second one without a label.
+fn shown(port: &str, (label, n): (&str, usize)) -> String {
+    let mut shown = port.to_owned();
+    if !label.is_empty() {
+        shown.push_str(&format!("[{label}]"));
+    }
+    if n > 1 {
+        shown.push_str(&format!("#{n}"));
+    }
+    shown
+}
+
+fn by_port(inputs: &[InputContent]) -> BTreeMap<&str, ByLabel<'_>> {
+    let mut ports: BTreeMap<&str, ByLabel<'_>> = BTreeMap::new();
+    let mut times: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for input in inputs {
+        let n = times.entry((&input.port, &input.label)).or_default();
+        *n += 1;
+        let port = ports.entry(&input.port).or_default();
+        port.insert((&input.label, *n), input);
+    }
+    ports
 }
 
 fn shape_code(shape: Shape) -> u64 {
@@ -268,12 +330,21 @@ mod tests {
     }
     const GOLDEN: &str = "0c6565870e75352fcb2caab998aafd902b450123193ed6e7eab654c5704a6cfd";
 
+    fn differences(new: &Manifest, old: &Manifest) -> Vec<Reason> {
+        let with = Comparison {
+            sources: &BTreeMap::new(),
+            folder: &|_, _| None,
+            limit: 3,
+        };
+        new.differences(old, &with)
+    }
+
     fn changed(change: impl FnOnce(&mut Manifest)) -> Vec<String> {
         let old = manifest();
         let mut new = manifest();
         change(&mut new);
         assert_ne!(new.key(), old.key(), "the key did not change");
-        let reasons = new.differences(&old, &BTreeMap::new());
+        let reasons = differences(&new, &old);
         assert!(!reasons.is_empty(), "a changed key without a reason");
         reasons.iter().map(|r| r.to_string()).collect()
     }
@@ -343,7 +414,45 @@ mod tests {
         let mut swapped = two.clone();
         swapped.inputs.swap(0, 1);
         assert_ne!(two.key(), swapped.key());
-        assert_eq!(swapped.differences(&two, &BTreeMap::new()).len(), 2);
+        assert_eq!(differences(&swapped, &two).len(), 2);
+    }
+
+    #[test]
+    fn labelled_inputs_in_another_order_are_a_reason() {
+        let mut two = manifest();
+        two.inputs[0].label = "a".into();
+        two.inputs.push(InputContent {
+            label: "b".into(),
+            ..two.inputs[0].clone()
+        });
+        let mut swapped = two.clone();
+        swapped.inputs.swap(0, 1);
+        let reasons = differences(&swapped, &two);
+        assert_eq!(reasons, [Reason::InputOrder]);
+    }
+
+    #[test]
+    fn many_inputs_of_a_port_are_one_reason() {
+        let input = |n: usize, content: &str| InputContent {
+            label: format!("data/{n:03}.json"),
+            digest: Digest::of(content.as_bytes()),
+            ..manifest().inputs[0].clone()
+        };
+        let mut old = manifest();
+        old.inputs = (0..128).map(|n| input(n, "x")).collect();
+        let mut new = old.clone();
+        (5..9).for_each(|n| new.inputs[n] = input(n, "y"));
+        new.inputs.remove(100);
+        new.inputs.push(input(200, "x"));
+        let reasons = differences(&new, &old);
+        let words: Vec<String> = reasons.iter().map(Reason::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "input train: 4 of 128 changed, e.g. data/005.json, data/006.json, \
+              data/007.json (+1 added, 1 removed)"
+            ]
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What would be done and why: key manifests, the decision, and the dry run.
 
+mod changes;
 mod decide;
 mod inputs;
 mod key;
@@ -8,8 +9,9 @@ mod planner;
 mod verdict;
 
 pub use crate::store::Key;
+pub use changes::{EXAMPLES, FileChange, FileChanges, compare_folders};
 pub use decide::{Fault, Standing, Stored, decide};
 pub use inputs::{Hub, InputError, Provenance, ResolvedInput, expand, glob_base, is_glob};
-pub use key::{FORMAT, InputContent, Manifest};
-pub use planner::{Decided, LINEAGE_FILE, PlannedStep, Planner, Settled, Surroundings};
+pub use key::{Comparison, FORMAT, InputContent, Manifest};
+pub use planner::{Decided, Detail, LINEAGE_FILE, PlannedStep, Planner, Settled, Surroundings};
 pub use verdict::{Reason, Verdict};

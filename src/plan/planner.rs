@@ -1,18 +1,19 @@
 //! The planner: keys and verdicts for the steps of a graph, one by one, as their inputs become known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::changes::{EXAMPLES, FileChanges, compare_folders};
 use super::decide::{Fault, Standing, Stored, decide};
 use super::inputs::{self, Hub, InputError, Provenance, ResolvedInput};
-use super::key::{FORMAT, Ingredients, InputContent, Manifest};
+use super::key::{Comparison, FORMAT, Ingredients, InputContent, Manifest};
 use super::lineage::lineage;
 use super::verdict::{Reason, Verdict};
 use crate::files;
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
-use crate::store::{Artifact, Entry, Key, LocalStore, Output, Shape, StepState, Store};
+use crate::store::{Artifact, Entry, Key, Listing, LocalStore, Output, Shape, StepState, Store};
 
 /// The name of the lineage file in a step's work folder.
 pub const LINEAGE_FILE: &str = "lineage.json";
@@ -53,6 +54,11 @@ pub struct PlannedStep {
     /// What would be done.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// How long it took when its current result was made, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u64>,
+    /// Whether it is on the longest chain of steps to be run, by those times.
+    pub critical: bool,
 }
 
 /// Where a planner looks.
@@ -77,6 +83,28 @@ pub struct Planner<'a> {
     settled: Vec<Option<Settled>>,
     /// Folders that retune writes, relative to the root: no glob reaches in.
     own: Vec<PathBuf>,
+    detail: Detail,
+    /// The step at fault, of steps that cannot run, by the index of the step.
+    at_fault: Vec<Option<StepId>>,
+}
+
+/// How much reasons say.
+#[derive(Debug, Clone, Copy)]
+pub struct Detail {
+    /// Whether changed folders are looked into, which lists them again.
+    pub folders: bool,
+    /// How many files are named of each input.
+    pub files: usize,
+}
+
+impl Default for Detail {
+    /// What a build tells of.
+    fn default() -> Self {
+        Detail {
+            folders: false,
+            files: EXAMPLES,
+        }
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -89,7 +117,15 @@ impl<'a> Planner<'a> {
             around,
             settled: vec![None; graph.nodes.len()],
             own: outs.map(PathBuf::from).chain([cache]).collect(),
+            detail: Detail::default(),
+            at_fault: vec![None; graph.nodes.len()],
         }
+    }
+
+    /// Has reasons say more, or less.
+    pub fn with_detail(mut self, detail: Detail) -> Self {
+        self.detail = detail;
+        self
     }
 
     /// Notes that a step's outputs are known.
@@ -274,7 +310,7 @@ impl<'a> Planner<'a> {
             outputs: faults.into_iter().map(|(_, fault)| fault).collect(),
         };
         let verdict = decide(&standing, || {
-            self.differences(node, &self.manifest(id, &inputs), &state)
+            self.differences(node, &self.manifest(id, &inputs), &inputs, &state)
         });
         Ok(Decided {
             key,
@@ -367,14 +403,53 @@ impl<'a> Planner<'a> {
         &self,
         node: &Node,
         manifest: &Manifest,
+        inputs: &[ResolvedInput],
         state: &Option<StepState>,
     ) -> Vec<Reason> {
         let current = state.as_ref().and_then(|s| s.current);
         let old = current.and_then(|key| self.recorded_manifest(&key));
+        let with = Comparison {
+            sources: &node.sources,
+            folder: &|old, new| self.folder_changes(old, new, inputs),
+            limit: self.detail.files,
+        };
         match old {
-            Some(old) => manifest.differences(&old, &node.sources),
+            Some(old) => manifest.differences(&old, &with),
             None => vec![Reason::NeverBuilt],
         }
+    }
+
+    /// What changed inside of a folder. The old listings are in the store if
+    /// the folder was a step's output, or was kept when the step ran.
+    fn folder_changes(
+        &self,
+        old: &InputContent,
+        new: &InputContent,
+        inputs: &[ResolvedInput],
+    ) -> Option<FileChanges> {
+        if !self.detail.folders {
+            return None;
+        }
+        let store = self.around.store;
+        let before = store.kept_listing(&old.digest)?;
+        let same = |input: &&ResolvedInput| {
+            let (a, b) = (&input.artifact, new);
+            (a.digest, &input.port, &input.label) == (b.digest, &b.port, &b.label)
+        };
+        let input = inputs.iter().find(same)?;
+        let mut listings = HashMap::new();
+        if !matches!(input.from, Provenance::Step { .. }) {
+            let mut keep = |digest: Digest, bytes: &[u8]| {
+                listings.extend(Listing::from_bytes(bytes, digest).map(|l| (digest, l)));
+            };
+            store.stats().content_listed(&input.path, &mut keep).ok()?;
+        }
+        let listing = |digest: &Digest| match listings.get(digest) {
+            Some(listing) => Some(listing.clone()),
+            None => store.kept_listing(digest),
+        };
+        let now = listing(&new.digest)?;
+        compare_folders(&before, &now, &listing, self.detail.files)
     }
 
     /// The manifest kept in the record of a key's execution.
@@ -390,30 +465,58 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans the given steps (closed under "needs") without doing anything.
+    /// A step that cannot run hides no other, as in `build --keep-going`.
     pub fn dry_run(
         &mut self,
         steps: &[StepId],
         forced: &dyn Fn(StepId) -> bool,
-    ) -> Result<Vec<PlannedStep>, (StepId, InputError)> {
+    ) -> Vec<PlannedStep> {
         let mut plan = Vec::with_capacity(steps.len());
         for &id in steps {
+            let (key, verdict) = self.foresee(id, forced(id));
             let node = self.graph.node(id);
-            let waits_for = self.unsettled_inputs(id);
-            let (key, verdict) = if waits_for.is_empty() {
-                let decided = self.decide(id, forced(id)).map_err(|e| (id, e))?;
-                self.settle_if_known(id, &decided);
-                (Some(decided.key), decided.verdict)
-            } else {
-                (None, self.verdict_unknown(node, forced(id), waits_for))
-            };
             plan.push(PlannedStep {
                 name: node.name.clone(),
                 kind: node.kind.clone(),
                 key,
                 verdict,
+                millis: self.last_millis(node),
+                critical: false,
             });
         }
-        Ok(plan)
+        plan
+    }
+
+    fn foresee(&mut self, id: StepId, forced: bool) -> (Option<Key>, Verdict) {
+        let needed = self.graph.dependencies(id).iter();
+        if let Some(fault) = needed.filter_map(|up| self.at_fault[up.index()]).next() {
+            self.at_fault[id.index()] = Some(fault);
+            let by = self.graph.node(fault).name.clone();
+            return (None, Verdict::Blocked { by });
+        }
+        let waits_for = self.unsettled_inputs(id);
+        if !waits_for.is_empty() {
+            let node = self.graph.node(id);
+            return (None, self.verdict_unknown(node, forced, waits_for));
+        }
+        match self.decide(id, forced) {
+            Ok(decided) => {
+                self.settle_if_known(id, &decided);
+                (Some(decided.key), decided.verdict)
+            }
+            Err(error) => {
+                self.at_fault[id.index()] = Some(id);
+                let causes = causes(&error);
+                (None, Verdict::Error { causes })
+            }
+        }
+    }
+
+    /// How long a step took when its current result was made.
+    pub fn last_millis(&self, node: &Node) -> Option<u64> {
+        let key = self.state(node)?.current?;
+        let index = |index: &crate::store::Index| Some(index.entry(&key)?.millis);
+        self.around.store.with_index(index)
     }
 
     fn unsettled_inputs(&self, id: StepId) -> Vec<StepName> {
@@ -450,6 +553,20 @@ impl<'a> Planner<'a> {
             );
         }
     }
+}
+
+/// An error and what led to it, outermost first, each said once.
+fn causes(error: &InputError) -> Vec<String> {
+    let mut causes = vec![error.to_string()];
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let text = error.to_string();
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        source = error.source();
+    }
+    causes
 }
 
 /// A step's output has a label only where the port gives it one, so that a step

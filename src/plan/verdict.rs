@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::changes::{FileChange, FileChanges};
 use crate::hash::Digest;
 use crate::pipeline::{StepName, ValueSource};
 
@@ -30,6 +31,17 @@ pub enum Verdict {
         /// The direct inputs that are not known yet.
         waits_for: Vec<StepName>,
     },
+    /// Only in plans: it cannot run, because an input from outside cannot be
+    /// had.
+    Error {
+        /// What is wrong, and why, outermost first.
+        causes: Vec<String>,
+    },
+    /// Only in plans: it cannot run, because a step that it needs cannot.
+    Blocked {
+        /// The step at fault.
+        by: StepName,
+    },
 }
 
 impl Verdict {
@@ -40,14 +52,24 @@ impl Verdict {
             Verdict::Restore { .. } => "restore",
             Verdict::Run { .. } => "run",
             Verdict::Maybe { .. } => "maybe",
+            Verdict::Error { .. } => "error",
+            Verdict::Blocked { .. } => "blocked",
         }
+    }
+
+    /// Whether the step cannot run.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Verdict::Error { .. } | Verdict::Blocked { .. })
     }
 
     /// Why, for the verdicts that have reasons.
     pub fn reasons(&self) -> &[Reason] {
         match self {
             Verdict::Restore { reasons } | Verdict::Run { reasons } => reasons,
-            Verdict::UpToDate | Verdict::Maybe { .. } => &[],
+            Verdict::UpToDate
+            | Verdict::Maybe { .. }
+            | Verdict::Error { .. }
+            | Verdict::Blocked { .. } => &[],
         }
     }
 }
@@ -95,6 +117,18 @@ pub enum Reason {
         old: Option<Digest>,
         /// What it is; none when the input is gone.
         new: Option<Digest>,
+        /// What changed inside of a folder, where that can be told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<FileChanges>,
+    },
+    /// The same inputs are in another order.
+    InputOrder,
+    /// Some of the many inputs of a port changed.
+    Inputs {
+        /// The port.
+        port: String,
+        /// Which ones, by label or path.
+        changes: FileChanges,
     },
     /// A declared environment variable changed.
     Environment {
@@ -122,6 +156,20 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// The files that changed, of a reason that is about many.
+    pub fn files(&self) -> &[FileChange] {
+        match self {
+            Reason::Input {
+                files: Some(changes),
+                ..
+            }
+            | Reason::Inputs { changes, .. } => &changes.files,
+            _ => &[],
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -143,10 +191,17 @@ impl fmt::Display for Reason {
                     None => Ok(()),
                 }
             }
-            Reason::Input { port, old, new } => {
+            Reason::Input {
+                port,
+                files: Some(files),
+                ..
+            } if !files.is_empty() => write!(f, "input {port}: {}", files.words("file")),
+            Reason::Input { port, old, new, .. } => {
                 write!(f, "input {port}: ")?;
                 change(f, old.map(|d| d.short()), new.map(|d| d.short()))
             }
+            Reason::InputOrder => write!(f, "the inputs are in another order"),
+            Reason::Inputs { port, changes } => write!(f, "input {port}: {}", changes.words("")),
             Reason::Environment { name, old, new } => {
                 write!(f, "environment {name}: ")?;
                 change(f, old.as_ref(), new.as_ref())

@@ -1,14 +1,17 @@
-//! Records: the provenance of every execution, the lock file, and comparing digests.
+//! Records: the provenance of every execution, the lock file, the logs of runs, and comparing digests.
 //!
 //! | file | written by |
 //! |---|---|
 //! | a record, an object of the store | [`ProvenanceRecorder`] |
 //! | `pipelines/NAME.lock` | [`Lock`] |
+//! | `cache/runs/RUN/events.jsonl` | [`RunLog`] |
 
 mod audit;
 mod environment;
 mod lock;
 mod provenance;
+mod run_log;
+mod runs;
 
 pub use audit::{
     AUDIT_FORMAT, Against, AuditFailure, AuditReport, AuditVerdict, OutputAudit, StepAudit,
@@ -17,3 +20,5 @@ pub use audit::{
 pub use environment::{Environment, Program};
 pub use lock::{Lock, LockError, LockedStep};
 pub use provenance::ProvenanceRecorder;
+pub use run_log::{RUN_FORMAT, RUNS, RunHeader, RunLog, stamp};
+pub use runs::{RunError, RunLine, RunRecord, StepEnd, StepInRun, find_run, list_runs, step_log};

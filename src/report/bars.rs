@@ -172,7 +172,7 @@ impl Sink for Bars {
                 self.start(step, kind);
             }
             Event::StepProgress { step, progress } => self.progress(step, progress),
-            Event::StepDecided { step, verdict } => {
+            Event::StepDecided { step, verdict, .. } => {
                 self.tell(event);
                 if *verdict == crate::plan::Verdict::UpToDate {
                     self.done(step);
@@ -194,6 +194,7 @@ impl Sink for Bars {
                 self.end();
                 self.tell(event);
             }
+            Event::PhaseEnded { .. } => {}
             Event::Waiting { .. }
             | Event::OutputSetAside { .. }
             | Event::Stopping { .. }

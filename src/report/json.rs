@@ -3,23 +3,14 @@
 use std::io::{self, Write};
 
 use jiff::Timestamp;
-use serde::Serialize;
 
-use crate::event::{Event, Sink};
+use crate::event::{Event, Sink, Stamped};
 
 /// Writes every event as one line, `{"time":"2026-…Z","event":"…",…}`.
 pub struct JsonLines<W> {
     out: W,
     clock: Box<dyn FnMut() -> Timestamp>,
     error: Option<io::Error>,
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    /// RFC 3339 in UTC, to the millisecond.
-    time: String,
-    #[serde(flatten)]
-    event: &'a Event,
 }
 
 impl<W: Write> JsonLines<W> {
@@ -40,7 +31,7 @@ impl<W: Write> JsonLines<W> {
 
     fn write(&mut self, event: &Event) -> io::Result<()> {
         let time = format!("{:.3}", (self.clock)());
-        let mut line = serde_json::to_vec(&Line { time, event })?;
+        let mut line = serde_json::to_vec(&Stamped { time, event })?;
         line.push(b'\n');
         self.out.write_all(&line)?;
         self.out.flush()

@@ -8,6 +8,7 @@ mod bars;
 mod json;
 mod plain;
 mod problem;
+mod profile;
 mod style;
 mod table;
 #[cfg(test)]
@@ -19,9 +20,10 @@ pub use bars::Bars;
 pub use json::JsonLines;
 pub use plain::Plain;
 pub use problem::Problem;
+pub use profile::Profile;
 pub use style::Palette;
 pub use table::{explain, table};
-pub use words::{Words, count, duration};
+pub use words::{Words, ago, bytes, count, duration};
 
 use crate::event::{Event, Sink};
 

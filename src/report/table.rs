@@ -1,7 +1,7 @@
 //! Plans as tables: what would be done for each step, and why.
 
 use super::style::{Palette, clean, paint};
-use crate::plan::{PlannedStep, Reason, Verdict};
+use crate::plan::{FileChange, PlannedStep, Reason, Verdict};
 
 /// What stands before a reason on a line of its own.
 const INDENT: &str = "    ";
@@ -9,33 +9,91 @@ const INDENT: &str = "    ";
 /// The widest column of names; a longer name has a line of its own.
 const WIDEST_NAME: usize = 32;
 
+/// Plans of more steps than this are folded.
+const FOLD_FROM: usize = 24;
+
+/// A row: one step, or several in a row of which the same is said.
+struct Row<'a> {
+    steps: &'a [PlannedStep],
+}
+
+impl Row<'_> {
+    /// The name, or the first and the last one.
+    fn name(&self) -> String {
+        match self.steps {
+            [only] => only.name.to_string(),
+            [first, .., last] => format!("{} … {}", first.name, last.name),
+            [] => String::new(),
+        }
+    }
+
+    fn kind(&self) -> String {
+        match self.steps {
+            [only] => only.kind.clone(),
+            several => format!("{} steps", several.len()),
+        }
+    }
+
+    fn verdict(&self) -> &Verdict {
+        &self.steps[0].verdict
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        match self.steps {
+            // Each of several waits for something else.
+            [_, _, ..] if matches!(self.verdict(), Verdict::Maybe { .. }) => Vec::new(),
+            _ => reasons(self.verdict()),
+        }
+    }
+}
+
+/// Whether the same can be said of two steps.
+fn alike(a: &PlannedStep, b: &PlannedStep) -> bool {
+    match (&a.verdict, &b.verdict) {
+        (Verdict::Error { .. }, _) => false,
+        (Verdict::Maybe { .. }, Verdict::Maybe { .. }) => true,
+        (a, b) => a == b,
+    }
+}
+
+/// Every step on its own, or steps in a row of which the same is said as one.
+fn rows(steps: &[PlannedStep], fold: bool) -> Vec<Row<'_>> {
+    if fold && steps.len() > FOLD_FROM {
+        let rows = steps.chunk_by(alike);
+        return rows.map(|steps| Row { steps }).collect();
+    }
+    steps.chunks(1).map(|steps| Row { steps }).collect()
+}
+
 /// A table of steps, kinds, verdicts and reasons. A reason that fits in
-/// `width` columns shares the line of its step; nothing is cut.
-pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize) -> String {
-    let widest = |column: fn(&PlannedStep) -> usize, least: usize| {
-        steps.iter().map(column).max().unwrap_or(0).max(least)
-    };
-    let length = |step: &PlannedStep| step.name.as_str().chars().count();
-    let name = widest(length, 4).min(WIDEST_NAME);
-    let kind = widest(|step| step.kind.len(), 4);
+/// `width` columns shares the line of its step; nothing is cut. With `fold`,
+/// steps of a large plan of which the same is said share a line.
+pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize, fold: bool) -> String {
+    let rows: Vec<_> = rows(steps, fold)
+        .into_iter()
+        .map(|row| (row.name(), row.kind(), row))
+        .collect();
+    let widest = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).max(4);
+    let name = widest(&mut rows.iter().map(|(name, ..)| name.chars().count()));
+    let name = name.min(WIDEST_NAME);
+    let kind = widest(&mut rows.iter().map(|(_, kind, _)| kind.chars().count()));
     let mut text = format!(
         "{:name$}  {:kind$}  {:10}  WHY\n",
         "STEP", "KIND", "VERDICT"
     );
-    for step in steps {
-        let word = step.verdict.word();
-        let mut line = format!("{:name$}  {:kind$}  ", step.name, step.kind);
-        if length(step) > name {
-            text.push_str(&format!("{}\n", step.name));
-            line = format!("{:name$}  {:kind$}  ", "", step.kind);
+    for (step, of, row) in rows {
+        let word = row.verdict().word();
+        let mut line = format!("{step:name$}  {of:kind$}  ");
+        if step.chars().count() > name {
+            text.push_str(&format!("{step}\n"));
+            line = format!("{:name$}  {of:kind$}  ", "");
         }
-        let style = verdict_style(&step.verdict, palette);
+        let style = verdict_style(row.verdict(), palette);
         let padding = " ".repeat(10_usize.saturating_sub(word.len()));
         text.push_str(&line);
         text.push_str(&paint(style, word));
         let room = width.saturating_sub(line.chars().count() + 12);
-        let reasons = reasons(&step.verdict);
-        match &reasons[..] {
+        match &row.reasons()[..] {
             [] => text.push('\n'),
             [only] if only.chars().count() <= room => {
                 text.push_str(&format!("{padding}  {only}\n"));
@@ -57,8 +115,14 @@ pub fn explain(step: &PlannedStep, palette: &Palette) -> String {
     let style = verdict_style(&step.verdict, palette);
     let verdict = paint(style, sentence(&step.verdict));
     let mut text = format!("{name} ({}): {verdict}\n", step.kind);
-    for reason in reasons(&step.verdict) {
+    let files = files(&step.verdict);
+    for (i, reason) in reasons(&step.verdict).iter().enumerate() {
         text.push_str(&format!("  {reason}\n"));
+        for file in files.get(i).copied().unwrap_or_default() {
+            let file = clean(&file.to_string());
+            text.push_str(&paint(palette.dim, format!("    {file}")));
+            text.push('\n');
+        }
     }
     if let Some(key) = &step.key {
         text.push_str(&paint(palette.dim, format!("  key {key}")));
@@ -73,6 +137,8 @@ fn sentence(verdict: &Verdict) -> &'static str {
         Verdict::Restore { .. } => "would be restored from the store, because",
         Verdict::Run { .. } => "would run, because",
         Verdict::Maybe { .. } => "not known yet",
+        Verdict::Error { .. } => "cannot run",
+        Verdict::Blocked { .. } => "cannot run",
     }
 }
 
@@ -81,6 +147,7 @@ fn verdict_style(verdict: &Verdict, palette: &Palette) -> anstyle::Style {
         Verdict::UpToDate => palette.good,
         Verdict::Restore { .. } => palette.strong,
         Verdict::Run { .. } | Verdict::Maybe { .. } => palette.warn,
+        Verdict::Error { .. } | Verdict::Blocked { .. } => palette.bad,
     }
 }
 
@@ -91,6 +158,16 @@ fn reasons(verdict: &Verdict) -> Vec<String> {
             let names: Vec<&str> = waits_for.iter().map(|step| step.as_str()).collect();
             vec![format!("waits for {}", names.join(", "))]
         }
+        Verdict::Error { causes } => causes.iter().map(|cause| clean(cause)).collect(),
+        Verdict::Blocked { by } => vec![format!("{by} cannot run")],
         verdict => verdict.reasons().iter().map(shown).collect(),
     }
+}
+
+/// The files behind each reason, where they say more than the reason does.
+fn files(verdict: &Verdict) -> Vec<&[FileChange]> {
+    let files = verdict.reasons().iter().map(Reason::files);
+    files
+        .map(|files| if files.len() > 1 { files } else { &[] })
+        .collect()
 }

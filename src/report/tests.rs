@@ -13,7 +13,7 @@ use super::*;
 use crate::event::Summary;
 use crate::hash::Digest;
 use crate::pipeline::{StepName, ValueSource};
-use crate::plan::{Key, PlannedStep, Reason, Verdict};
+use crate::plan::{FileChanges, Key, PlannedStep, Reason, Verdict};
 use crate::step::{Grant, Progress, StepError};
 
 fn step(name: &str) -> StepName {
@@ -32,6 +32,7 @@ fn started() -> Event {
 fn decided(name: &str, verdict: Verdict) -> Event {
     Event::StepDecided {
         step: step(name),
+        key: Key(Digest::of(name.as_bytes())),
         verdict,
     }
 }
@@ -322,7 +323,7 @@ fn json_lines() {
     json.finish().unwrap();
     insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r#"
     {"time":"2026-01-02T03:04:05.678Z","event":"run-started","run":"1","pipeline":"quickstart","steps":4,"jobs":2}
-    {"time":"2026-01-02T03:04:05.678Z","event":"step-decided","step":"stage1","verdict":{"verdict":"run","reasons":[{"reason":"param","name":"learning_rate","old":0.0001,"new":0.00005,"source":"command_line"}]}}
+    {"time":"2026-01-02T03:04:05.678Z","event":"step-decided","step":"stage1","key":"da677b861cbef86c53ab148f257249f3dd4f034dc3a5a5adbdf15e72dc42437d","verdict":{"verdict":"run","reasons":[{"reason":"param","name":"learning_rate","old":0.0001,"new":0.00005,"source":"command_line"}]}}
     {"time":"2026-01-02T03:04:05.678Z","event":"step-progress","step":"stage1","progress":{"done":1,"total":2,"message":"loss 4.2"}}
     {"time":"2026-01-02T03:04:05.678Z","event":"step-failed","step":"a","error":{"message":"failed to read data/rows.jsonl:3","causes":["the field 'messages' is missing"],"hint":"set schema = \"text\" for plain text"},"log_tail":["reading\r 10 %\r 20 %","\u001b[31mbroken\u001b[0m row"],"log":"/project/cache/runs/1/import.log"}
     "#);
@@ -433,7 +434,80 @@ fn planned(name: &str, kind: &str, verdict: Verdict) -> PlannedStep {
         kind: kind.into(),
         key: None,
         verdict,
+        millis: None,
+        critical: false,
     }
+}
+
+/// Many steps of which little can be said.
+fn large_plan() -> Vec<PlannedStep> {
+    let many = |prefix: &str, n: usize, verdict: Verdict| {
+        let step = |i| planned(&format!("{prefix}{i}"), "command", verdict.clone());
+        (0..n).map(step).collect::<Vec<_>>()
+    };
+    let waits_for = vec![step("b0")];
+    let error = Verdict::Error {
+        causes: vec!["input 'rows': data/x does not exist".into()],
+    };
+    let by = step("e0");
+    [
+        many("a", 30, Verdict::UpToDate),
+        many("b", 2, run(vec![Reason::NeverBuilt])),
+        many("c", 1, run(vec![learning_rate()])),
+        many("d", 9, Verdict::Maybe { waits_for }),
+        many("e", 1, error),
+        many("f", 4, Verdict::Blocked { by }),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_large_plan_is_folded() {
+    let steps = large_plan();
+    insta::assert_snapshot!(table(&steps, &Palette::new(false), 80, true), @"
+    STEP      KIND      VERDICT     WHY
+    a0 … a29  30 steps  up to date
+    b0 … b1   2 steps   run         never built
+    c0        command   run
+        param learning_rate: 0.0001 → 0.00005 (command line)
+    d0 … d8   9 steps   maybe
+    e0        command   error       input 'rows': data/x does not exist
+    f0 … f3   4 steps   blocked     e0 cannot run
+    ");
+    let whole = table(&steps, &Palette::new(false), 80, false);
+    assert!(
+        steps
+            .iter()
+            .all(|step| whole.contains(&format!("\n{} ", step.name)))
+    );
+}
+
+#[test]
+fn what_changed_in_a_folder() {
+    let mut files = FileChanges::new();
+    (0..128).for_each(|_| files.present());
+    let digest = |text: &str| Some(Digest::of(text.as_bytes()));
+    for path in ["a.json", "b.json", "c.json", "d.json"] {
+        files.push(path.into(), digest("old"), digest("new"));
+    }
+    files.push("e.json".into(), None, digest("new"));
+    let reason = Reason::Input {
+        port: "data".into(),
+        old: digest("old"),
+        new: digest("new"),
+        files: Some(files.finish(5)),
+    };
+    let step = planned("stage1", "lora.train", run(vec![learning_rate(), reason]));
+    insta::assert_snapshot!(explain(&step, &Palette::new(false)), @"
+    stage1 (lora.train): would run, because
+      param learning_rate: 0.0001 → 0.00005 (command line)
+      input data: 4 of 128 files changed, e.g. a.json, b.json, c.json (+1 added)
+        a.json: 96a4257289f9 → b20ab0a020a4
+        b.json: 96a4257289f9 → b20ab0a020a4
+        c.json: 96a4257289f9 → b20ab0a020a4
+        d.json: 96a4257289f9 → b20ab0a020a4
+        e.json: added
+    ");
 }
 
 #[test]
@@ -442,6 +516,7 @@ fn a_plan_as_a_table() {
         port: "train".into(),
         old: Some(Digest::of(b"old")),
         new: Some(Digest::of(b"new")),
+        files: None,
     };
     let waits_for = vec![step("stage1"), step("split")];
     let steps = [
@@ -461,7 +536,7 @@ fn a_plan_as_a_table() {
             run(vec![Reason::NeverBuilt]),
         ),
     ];
-    insta::assert_snapshot!(table(&steps, &Palette::new(false), 80), @"
+    insta::assert_snapshot!(table(&steps, &Palette::new(false), 80, false), @"
     STEP       KIND             VERDICT     WHY
     import     findings.import  up to date
     split      data.split       restore     input train: 96a4257289f9 → b20ab0a020a4

@@ -124,12 +124,12 @@ impl Words {
                 };
                 vec![format!("{pipeline}: {}, {jobs}", count(*steps, "step"))]
             }
-            Event::StepDecided { step, verdict } => self.decided(step, verdict),
+            Event::StepDecided { step, verdict, .. } => self.decided(step, verdict),
             Event::StepStarted { step, kind, .. } => {
                 self.started.insert(step.clone());
                 self.begun(step, kind)
             }
-            Event::StepProgress { .. } => Vec::new(),
+            Event::StepProgress { .. } | Event::PhaseEnded { .. } => Vec::new(),
             Event::StepFinished { step, .. } => {
                 vec![format!(
                     "{} {}  {}",
@@ -408,9 +408,57 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// How long ago something was: `12 s`, `5 min`, `3 h`, `12 d`.
+pub fn ago(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A size as a person says it: `512 B`, `1.4 MiB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut size = n as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1023.95 && unit + 1 < units.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", units[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ages_and_sizes() {
+        for (seconds, text) in [
+            (-3.0, "0 s"),
+            (59.9, "59 s"),
+            (60.0, "1 min"),
+            (7200.0, "2 h"),
+            (4e5, "4 d"),
+        ] {
+            assert_eq!(ago(seconds), text);
+        }
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+    }
 
     #[test]
     fn durations() {

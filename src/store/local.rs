@@ -196,6 +196,34 @@ impl LocalStore {
         found.is_ok_and(|artifact| artifact.digest == *digest)
     }
 
+    /// Writes an object that is not there yet.
+    fn write_object(&self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let object = self.object_path(&digest);
+        if self.intact(&digest) {
+            return Ok(());
+        }
+        let parent = object.parent().unwrap_or(&self.objects);
+        files::create_dir(parent)?;
+        let n = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let temporary = parent.join(format!(".new-{}-{n}", std::process::id()));
+        files::write(&temporary, bytes)?;
+        fs::set_permissions(&temporary, Permissions::from_mode(0o444)).on("protect", &temporary)?;
+        fs::rename(&temporary, &object).on("store", &object)?;
+        Ok(self.stats.vouch(&object, digest)?)
+    }
+
+    /// Keeps the listing of a folder of the user's, so that a later `why` can
+    /// say which files changed. Not made durable, for nothing depends on it.
+    pub fn keep_listing(&self, digest: Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_object(digest, bytes)
+    }
+
+    /// The listing of a folder, if it was kept.
+    pub fn kept_listing(&self, digest: &Digest) -> Option<Listing> {
+        let bytes = self.get(digest).ok()?;
+        Listing::from_bytes(&bytes, *digest).ok()
+    }
+
     fn place_file(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError> {
         if !self.intact(&artifact.digest) {
             return Err(StoreError::Object(artifact.digest, "missing or damaged"));
@@ -295,21 +323,9 @@ impl Store for LocalStore {
 
     fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        let object = self.object_path(&digest);
-        if self.intact(&digest) {
-            // It may come from a run that was killed before it was durable.
-            self.fresh_object(object);
-            return Ok(digest);
-        }
-        let parent = object.parent().unwrap_or(&self.objects);
-        files::create_dir(parent)?;
-        let n = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = parent.join(format!(".new-{}-{n}", std::process::id()));
-        files::write(&temporary, bytes)?;
-        fs::set_permissions(&temporary, Permissions::from_mode(0o444)).on("protect", &temporary)?;
-        fs::rename(&temporary, &object).on("store", &object)?;
-        self.stats.vouch(&object, digest)?;
-        self.fresh_object(object);
+        self.write_object(digest, bytes)?;
+        // One that is there may come from a run that was killed before it was durable.
+        self.fresh_object(self.object_path(&digest));
         Ok(digest)
     }
 

@@ -154,8 +154,13 @@ impl Listing {
 
     /// The artifact this listing describes.
     pub fn artifact(&self) -> Artifact {
+        self.artifact_of(&self.to_bytes())
+    }
+
+    /// The artifact, by the listing's bytes.
+    pub(super) fn artifact_of(&self, bytes: &[u8]) -> Artifact {
         Artifact {
-            digest: Digest::of(&self.to_bytes()),
+            digest: Digest::of(bytes),
             shape: Shape::Folder,
             size: self.entries.iter().map(|e| e.artifact.size).sum(),
         }

@@ -36,6 +36,9 @@ impl ContentError {
     }
 }
 
+/// What is told of the listings of folders.
+type Listed<'a> = &'a mut dyn FnMut(Digest, &[u8]);
+
 #[derive(Clone, Copy)]
 struct Known {
     stat: Stat,
@@ -117,7 +120,17 @@ impl StatCache {
 
     /// The content of a file or folder, following symbolic links.
     pub fn content(&self, path: &Path) -> Result<Artifact, ContentError> {
-        self.content_within(path, &mut Vec::new())
+        self.content_listed(path, &mut |_, _| {})
+    }
+
+    /// Like [`StatCache::content`]; `listed` is given the digest and the bytes
+    /// of the listing of every folder, each after those inside of it.
+    pub fn content_listed(
+        &self,
+        path: &Path,
+        listed: Listed<'_>,
+    ) -> Result<Artifact, ContentError> {
+        self.content_within(path, &mut Vec::new(), listed)
     }
 
     /// `above` holds (device, inode) of the folders on the way down.
@@ -125,6 +138,7 @@ impl StatCache {
         &self,
         path: &Path,
         above: &mut Vec<(u64, u64)>,
+        listed: Listed<'_>,
     ) -> Result<Artifact, ContentError> {
         let mut stat = Stat::of(path).on("read", path)?;
         if stat.is_symlink() {
@@ -142,20 +156,24 @@ impl StatCache {
             return Err(ContentError::Loop(path.to_owned()));
         }
         above.push(id);
-        let listing = self.listing_within(path, above)?;
+        let listing = self.listing_within(path, above, listed)?;
         above.pop();
-        Ok(listing.artifact())
+        let bytes = listing.to_bytes();
+        let artifact = listing.artifact_of(&bytes);
+        listed(artifact.digest, &bytes);
+        Ok(artifact)
     }
 
     /// The listing of a folder.
     pub fn listing(&self, path: &Path) -> Result<Listing, ContentError> {
-        self.listing_within(path, &mut Vec::new())
+        self.listing_within(path, &mut Vec::new(), &mut |_, _| {})
     }
 
     fn listing_within(
         &self,
         path: &Path,
         above: &mut Vec<(u64, u64)>,
+        listed: Listed<'_>,
     ) -> Result<Listing, ContentError> {
         let mut names = Vec::new();
         for entry in fs::read_dir(path).on("list", path)? {
@@ -164,7 +182,7 @@ impl StatCache {
         names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
         let entries = names.into_iter().map(|name| {
             Ok(ListEntry {
-                artifact: self.content_within(&path.join(&name), above)?,
+                artifact: self.content_within(&path.join(&name), above, listed)?,
                 name: name.as_bytes().to_vec(),
             })
         });
