@@ -86,6 +86,9 @@ pub struct Share {
     pub checkpoint: Option<Checkpoint>,
 }
 
+/// Where programs look for how many threads they may use.
+const THREADS: &str = "OMP_NUM_THREADS";
+
 /// Where a program finds its checkpoint folder.
 const CHECKPOINT: &str = "RETUNE_CHECKPOINT";
 
@@ -115,6 +118,7 @@ pub fn prepare(
         },
     );
     let mut environment = share.variables;
+    environment.insert(THREADS.to_owned(), share.threads.to_string());
     if let Some(place) = &share.checkpoint {
         let folder = place.folder.to_string_lossy().into_owned();
         environment.insert(CHECKPOINT.to_owned(), folder);

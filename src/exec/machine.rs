@@ -72,24 +72,22 @@ impl Machine {
         grant.cpus.min(self.threads) as usize
     }
 
-    /// The variables that tell a step of its share. A step that asked for no
+    /// The variables that tell a step of its GPUs. A step that asked for no
     /// GPU sees none.
     pub(super) fn variables(&self, grant: &Grant) -> BTreeMap<String, String> {
-        let gpus = grant.gpus.join(",");
-        let mut variables: BTreeMap<String, String> = [
-            (
-                "OMP_NUM_THREADS".to_owned(),
-                self.threads(grant).to_string(),
-            ),
-            ("CUDA_VISIBLE_DEVICES".to_owned(), gpus.clone()),
-            ("HIP_VISIBLE_DEVICES".to_owned(), gpus),
-        ]
-        .into();
+        let mut variables = visible_gpus(&grant.gpus);
         if let Some(order) = self.order.as_ref().filter(|_| !grant.gpus.is_empty()) {
             variables.insert("CUDA_DEVICE_ORDER".to_owned(), order.clone());
         }
         variables
     }
+}
+
+/// The variables that let a step see these GPUs alone.
+pub fn visible_gpus(ids: &[String]) -> BTreeMap<String, String> {
+    ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"]
+        .map(|name| (name.to_owned(), ids.join(",")))
+        .into()
 }
 
 /// The order in which `nvidia-smi` counts; CUDA puts the fastest first.
@@ -266,7 +264,6 @@ mod tests {
         assert_eq!(one["CUDA_VISIBLE_DEVICES"], "1");
         assert_eq!(one["HIP_VISIBLE_DEVICES"], "1");
         assert_eq!(one["CUDA_DEVICE_ORDER"], "PCI_BUS_ID");
-        assert_eq!(one["OMP_NUM_THREADS"], "1");
     }
 
     #[cfg(target_os = "linux")]

@@ -17,7 +17,7 @@ mod worker;
 
 pub use job::{End, Job, JobResult, Share, WorkFolder, prepare};
 pub use local::LocalExecutor;
-pub use machine::Limits;
+pub use machine::{Limits, visible_gpus};
 pub use queue::Impossible;
 pub use run::{Options, RunError, Runner};
 pub use worker::work;

@@ -1,5 +1,6 @@
 //! Doing one step again: in a clean folder, from its recorded inputs, with noise.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::noise::Noise;
 use super::plant;
 use crate::event::Event;
-use crate::exec::{End, Executor, LocalExecutor, Share, Stop, WorkFolder, prepare};
+use crate::exec::{End, Executor, LocalExecutor, Share, Stop, WorkFolder, prepare, visible_gpus};
 use crate::files;
 use crate::graph::Node;
 use crate::ops::OpsError;
@@ -120,7 +121,7 @@ impl Rebuilder<'_> {
             Share {
                 threads,
                 checkpoint: self.checkpoint(task)?,
-                ..Share::default()
+                variables: gpus(task),
             },
         )?;
         for (name, value) in self.noise.thread_variables(threads) {
@@ -212,5 +213,13 @@ impl Rebuilder<'_> {
             });
         }
         Ok(inputs)
+    }
+}
+
+/// A step that asked for no GPU sees none, as in a build; others see all.
+fn gpus(task: &Task<'_>) -> BTreeMap<String, String> {
+    match task.node.settings.resources.gpus.is_none() {
+        true => visible_gpus(&[]),
+        false => BTreeMap::new(),
     }
 }
