@@ -22,8 +22,7 @@ impl<'a> Run<'a, '_> {
         let (_, flight) = self.flights.swap_remove(place);
         self.landed(id, flight.decided.key);
         let log = self.keep_log(id, &flight.work);
-        // Left-overs are removed at the start of a later run, too.
-        let _ = flight.work.remove();
+        self.work_folders.give_back(flight.work.clone());
         // What a program does after a signal says nothing of its outputs.
         let in_vain = flight.is_program || ended.end.is_err();
         let stopped = matches!(self.stopping, Stopping::Cancelled(_));
