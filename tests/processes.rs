@@ -67,7 +67,9 @@ fn nothing_of_a_step_outlives_a_killed_build() {
 
 #[test]
 fn nothing_of_a_step_outlives_a_second_ctrl_c() {
-    let space = script(&format!("trap '' TERM\n{FAMILY} while :; do sleep 0.1; done"));
+    let space = script(&format!(
+        "trap '' TERM\n{FAMILY} while :; do sleep 0.1; done"
+    ));
     let (running, pids) = in_the_middle(&space);
     running.signal(Signal::INT);
     running.wait_for("stopping", 1);
@@ -119,7 +121,10 @@ fn a_step_whose_keeper_is_killed_fails_and_the_build_goes_on() {
     fs::write(space.outside("killed"), "").unwrap();
     let run = running.end();
     assert_eq!(run.code, Some(1), "{run}");
-    assert!(run.err.contains("the process that keeps the step died"), "{run}");
+    assert!(
+        run.err.contains("the process that keeps the step died"),
+        "{run}"
+    );
     assert_eq!(space.read("cache/out/main/c/c"), "b\n");
     wait_for("the step dies too", || (!is_alive(&pid)).then_some(()));
 }
@@ -196,11 +201,7 @@ fn a_program_is_found_along_the_path_that_the_step_has() {
         folders.push(folder);
     }
     // Not a program, so looked past.
-    fs::set_permissions(
-        folders[0].join("tool"),
-        PermissionsExt::from_mode(0o644),
-    )
-    .unwrap();
+    fs::set_permissions(folders[0].join("tool"), PermissionsExt::from_mode(0o644)).unwrap();
     let path = std::env::join_paths(&folders).unwrap();
     let run = space.build_with(&[], |command| {
         command.env("PATH", &path);

@@ -136,7 +136,10 @@ mod system {
     }
 
     /// What the child does: system calls only.
-    #[expect(unsafe_code, reason = "between clone and exec there are only system calls")]
+    #[expect(
+        unsafe_code,
+        reason = "between clone and exec there are only system calls"
+    )]
     extern "C" fn child(plan: *mut libc::c_void) -> c_int {
         // SAFETY: it is the `Plan` of `start`, which waits meanwhile. Nothing
         // here allocates or takes a lock; `arguments` has one place to spare at
@@ -151,7 +154,10 @@ mod system {
     }
 
     /// Returns only when the system refuses.
-    #[expect(unsafe_code, reason = "between clone and exec there are only system calls")]
+    #[expect(
+        unsafe_code,
+        reason = "between clone and exec there are only system calls"
+    )]
     unsafe fn become_the_program(plan: &mut Plan<'_>) {
         // SAFETY: see `child`.
         unsafe {
@@ -169,6 +175,15 @@ mod system {
             {
                 return;
             }
+            // What somebody above has left open is no business of a step.
+            // Kernels before 5.11 refuse.
+            let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
+            libc::syscall(
+                libc::SYS_close_range,
+                first,
+                last,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
             // Rust ignores it, and what is ignored stays so across exec.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             let program = plan.launch.program.as_ptr();

@@ -19,10 +19,7 @@ use crate::step::{Grant, Input, OutPort, Progress, StepError};
 use crate::store::{Note, Store, StoreError};
 
 impl<'a> Run<'a, '_> {
-    pub(super) fn start_queued<'scope>(
-        &mut self,
-        crew: &Crew<'scope, '_>,
-    ) -> Result<(), RunError>
+    pub(super) fn start_queued<'scope>(&mut self, crew: &Crew<'scope, '_>) -> Result<(), RunError>
     where
         'a: 'scope,
     {
