@@ -63,7 +63,7 @@
 //! | `cache/journal` | [`store::Note`]s by [`store::journal::Journal`] |
 //! | `cache/stat` | [`store::StatCache`] |
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
-//! | `cache/work/RUN-STEP/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
+//! | `cache/work/RUN-N/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
 //! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
 //! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |

@@ -58,6 +58,9 @@ pub enum Event {
         attempt: u32,
         /// What it was given of the machine.
         resources: Grant,
+        /// Its work folder, relative to the store's folder; an audit has none there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        work: Option<PathBuf>,
     },
     /// A running step reported how far it is.
     StepProgress {

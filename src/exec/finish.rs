@@ -25,8 +25,7 @@ impl<'a> Run<'a, '_> {
             self.tell_phase(Phase::Store, Some(id), ended.storing);
         }
         let log = self.keep_log(id, &flight.work);
-        // Left-overs are removed at the start of a later run, too.
-        let _ = flight.work.remove();
+        self.work_folders.give_back(flight.work.clone());
         // What a program does after a signal says nothing of its outputs.
         let in_vain = flight.is_program || ended.end.is_err();
         let stopped = matches!(self.stopping, Stopping::Cancelled(_));

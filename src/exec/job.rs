@@ -5,15 +5,15 @@
 //! file, never an exit code alone, says how a built-in kind ended.
 
 use std::collections::BTreeMap;
+use std::fs::FileType;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, PathContext, Stat};
 use crate::graph::Node;
-use crate::pipeline::StepName;
 use crate::plan::Manifest;
 use crate::step::{Checkpoint, Context, Input, Params, Program, Registry, StepError};
 
@@ -148,12 +148,13 @@ impl WorkFolder {
         files::remove(&path)?;
         let folder = WorkFolder(path);
         files::create_dir(&folder.out())?;
+        files::create_dir(&folder.tmp())?;
         Ok(folder)
     }
 
-    /// Where the work folder of a step in a run is.
-    pub fn place(cache: &Path, run: &str, step: &StepName) -> Self {
-        WorkFolder(cache.join("work").join(format!("{run}-{}", step.file())))
+    /// The folder at a path, as an event tells it.
+    pub fn at(path: PathBuf) -> Self {
+        WorkFolder(path)
     }
 
     /// The folder that holds a job file.
@@ -194,5 +195,159 @@ impl WorkFolder {
     /// Removes the folder and all in it.
     pub fn remove(&self) -> Result<(), FileError> {
         files::remove(&self.0)
+    }
+
+    /// Empties the folder for the next job, but for an empty log.
+    fn clear(&self) -> Result<(), FileError> {
+        for (path, ty) in entries(&self.0)? {
+            let name = path.file_name();
+            if ty.is_dir() && (name == Some("out".as_ref()) || name == Some("tmp".as_ref())) {
+                for (path, _) in entries(&path)? {
+                    files::remove(&path)?;
+                }
+            } else if !(ty.is_file() && path == self.log() && is_empty(&path)) {
+                files::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the folders of an emptied folder are as they were made.
+    fn is_fresh(&self, mode: u32) -> bool {
+        [self.out(), self.tmp()].iter().all(|folder| {
+            let stat = Stat::of(folder);
+            stat.is_ok_and(|stat| stat.is_dir() && stat.mode == mode)
+        })
+    }
+}
+
+fn is_empty(file: &Path) -> bool {
+    std::fs::symlink_metadata(file).is_ok_and(|meta| meta.len() == 0)
+}
+
+fn entries(folder: &Path) -> Result<Vec<(PathBuf, FileType)>, FileError> {
+    let entries = std::fs::read_dir(folder).on("list", folder)?;
+    let entry = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.on("list", folder)?;
+        Ok((entry.path(), entry.file_type().on("list", folder)?))
+    };
+    entries.map(entry).collect()
+}
+
+/// The work folders of a run. Making and removing one costs more than starting
+/// a program, so that a step gets one that another has left, emptied.
+pub struct WorkFolders {
+    /// The path of each, but for a number.
+    stem: PathBuf,
+    made: usize,
+    free: Vec<WorkFolder>,
+    /// The mode of folders in a new one.
+    mode: Option<u32>,
+}
+
+impl WorkFolders {
+    /// Work folders in `folder` for the run of that name.
+    pub fn new(folder: PathBuf, run: &str) -> Self {
+        WorkFolders {
+            stem: folder.join(run),
+            made: 0,
+            free: Vec::new(),
+            mode: None,
+        }
+    }
+
+    /// An empty work folder.
+    pub fn take(&mut self) -> Result<WorkFolder, FileError> {
+        if let Some(folder) = self.free.pop() {
+            return Ok(folder);
+        }
+        self.made += 1;
+        let mut path = self.stem.clone().into_os_string();
+        path.push(format!("-{}", self.made));
+        let folder = WorkFolder::create(path.into())?;
+        self.mode = Stat::of(&folder.out()).ok().map(|stat| stat.mode);
+        Ok(folder)
+    }
+
+    /// Takes a folder back of which nothing is needed any more.
+    pub fn give_back(&mut self, folder: WorkFolder) {
+        let fresh = |mode| folder.clear().is_ok() && folder.is_fresh(mode);
+        if self.mode.is_some_and(fresh) {
+            self.free.push(folder);
+        } else {
+            // What cannot be removed now is at the start of a later run.
+            let _ = folder.remove();
+        }
+    }
+
+    /// Removes the folders that nobody has.
+    pub fn remove(&mut self) {
+        for folder in self.free.drain(..) {
+            // See above.
+            let _ = folder.remove();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn folders() -> (tempfile::TempDir, WorkFolders) {
+        let space = tempfile::tempdir().unwrap();
+        let folders = WorkFolders::new(space.path().join("work"), "run");
+        (space, folders)
+    }
+
+    /// Whether there is nothing but the two empty folders.
+    fn is_as_made(folder: &WorkFolder) -> bool {
+        let names = entries(folder.path()).unwrap();
+        let inside = |path: PathBuf| entries(&path).unwrap().len();
+        names.len() == 2 && inside(folder.out()) + inside(folder.tmp()) == 0
+    }
+
+    #[test]
+    fn a_folder_is_used_again_without_what_was_in_it() {
+        let (_space, mut folders) = folders();
+        let first = folders.take().unwrap();
+        assert!(is_as_made(&first));
+        fs::write(first.log(), "said").unwrap();
+        fs::write(first.result(), "{}").unwrap();
+        fs::create_dir_all(first.out().join("a/b")).unwrap();
+        fs::set_permissions(first.out().join("a"), PermissionsExt::from_mode(0o500)).unwrap();
+        fs::write(first.tmp().join(".x"), "").unwrap();
+        let path = first.path().to_owned();
+        folders.give_back(first);
+        let again = folders.take().unwrap();
+        assert_eq!(again.path(), path);
+        assert!(is_as_made(&again));
+        let other = folders.take().unwrap();
+        assert_ne!(other.path(), path);
+        folders.give_back(other);
+        folders.give_back(again);
+        folders.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_that_a_step_has_spoilt_is_not_used_again() {
+        let spoil: [fn(&WorkFolder); 3] = [
+            |work| {
+                fs::remove_dir(work.out()).unwrap();
+                symlink("/tmp", work.out()).unwrap();
+            },
+            |work| fs::set_permissions(work.tmp(), PermissionsExt::from_mode(0o700)).unwrap(),
+            |work| fs::remove_dir_all(work.path()).unwrap(),
+        ];
+        for spoil in spoil {
+            let (_space, mut folders) = folders();
+            let work = folders.take().unwrap();
+            spoil(&work);
+            folders.give_back(work);
+            assert!(is_as_made(&folders.take().unwrap()));
+            assert_eq!(folders.made, 2);
+        }
     }
 }

@@ -1,27 +1,35 @@
-//! The local executor: each job a child process in a process group of its own.
+//! The local executor: each job a program that a keeper starts, with nothing of this process but what it is given.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, PipeReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-
-use rustix::process::{Pid, Signal, kill_process_group};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Stop;
 use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
-use super::worker::peak_memory;
+use super::keeper::{Keeper, Launch, Report, Stopper};
 use super::{Executor, Running, STEP_VERB};
 use crate::files::{self, PathContext};
 use crate::step::{Progress, StepError};
 
-/// Starts jobs as children of this process.
+/// Starts jobs on this machine.
 pub struct LocalExecutor {
-    /// This program, which built-in kinds re-enter.
+    /// This program, which built-in kinds and keepers re-enter.
     program: PathBuf,
     /// What every child gets of the environment.
     environment: Vec<(OsString, OsString)>,
+    /// Keepers that have no step at the moment: made when they are needed, and
+    /// kept for the next step.
+    idle: Arc<Mutex<Vec<Keeper>>>,
+    /// Where programs were found, by `PATH` and name.
+    found: Mutex<HashMap<(OsString, String), PathBuf>>,
 }
 
 /// Variables every child gets when they are set: programs are found by the
@@ -29,9 +37,12 @@ pub struct LocalExecutor {
 /// themselves they are not part of a key.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LD_LIBRARY_PATH", "HF_HOME", "HF_ENDPOINT"];
 
+/// Where programs are looked for when there is no `PATH`.
+const DEFAULT_PATH: &str = "/bin:/usr/bin";
+
 impl LocalExecutor {
-    /// An executor whose built-in kinds re-enter `program` by the hidden verb
-    /// `__step`; `environment` is this process's.
+    /// An executor whose built-in kinds and keepers re-enter `program` by its
+    /// hidden verbs (see [`super::reenter`]); `environment` is this process's.
     pub fn new(program: PathBuf, environment: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let passed = environment
             .filter(|(name, _)| name.to_str().is_some_and(|name| PASSED_ON.contains(&name)));
@@ -41,6 +52,8 @@ impl LocalExecutor {
         LocalExecutor {
             program,
             environment,
+            idle: Arc::default(),
+            found: Mutex::default(),
         }
     }
 
@@ -50,132 +63,191 @@ impl LocalExecutor {
         self
     }
 
-    fn command(&self, job: &Job, folder: &WorkFolder) -> Result<Command, StepError> {
-        let log = files::create(&folder.log())?;
-        let mut command = match &job.program {
-            Some(program) => {
-                let mut command = Command::new(&program.argv[0]);
-                command.args(&program.argv[1..]);
-                command.stdout(log.try_clone().on("open", &folder.log())?);
-                command
-            }
-            None => {
-                let bytes = serde_json::to_vec(job).expect("plain data");
-                files::write(&folder.job(), bytes)?;
-                let mut command = Command::new(&self.program);
-                command.arg(STEP_VERB).arg(folder.job());
-                command.stdout(Stdio::piped());
-                command
-            }
-        };
-        command.stdin(Stdio::null()).stderr(log);
-        command.current_dir(folder.out()).process_group(0);
-        self.set_environment(&mut command, job, folder)?;
-        Ok(command)
+    /// The whole environment of a job.
+    fn environment(&self, job: &Job, folder: &WorkFolder) -> BTreeMap<OsString, OsString> {
+        let mut environment: BTreeMap<_, _> = self.environment.iter().cloned().collect();
+        environment.insert("TMPDIR".into(), folder.tmp().into());
+        environment.insert("RAYON_NUM_THREADS".into(), job.threads.to_string().into());
+        let declared = job.environment.iter();
+        environment.extend(declared.map(|(name, value)| (name.into(), value.into())));
+        environment
     }
 
-    fn set_environment(
-        &self,
-        command: &mut Command,
-        job: &Job,
-        folder: &WorkFolder,
-    ) -> Result<(), StepError> {
-        files::create_dir(&folder.tmp())?;
-        command
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .env("TMPDIR", folder.tmp())
-            .env("RAYON_NUM_THREADS", job.threads.to_string())
-            .envs(&job.environment);
-        Ok(())
+    /// The program and its arguments. This is the place to put another program
+    /// in front that prepares the process and then becomes the step's.
+    fn command(&self, job: &Job, folder: &WorkFolder) -> Result<Vec<OsString>, StepError> {
+        if let Some(program) = &job.program {
+            return Ok(program.argv.iter().map(OsString::from).collect());
+        }
+        let bytes = serde_json::to_vec(job).expect("plain data");
+        files::write(&folder.job(), bytes)?;
+        let program = self.program.clone().into();
+        Ok(vec![program, STEP_VERB.into(), folder.job().into()])
+    }
+
+    fn launch(&self, job: &Job, folder: &WorkFolder) -> Result<Launch, StepError> {
+        let command = self.command(job, folder)?;
+        let name = command.first().cloned().unwrap_or_default();
+        let environment = self.environment(job, folder);
+        let path = environment.get(OsStr::new("PATH"));
+        let path = path.map_or(DEFAULT_PATH.as_ref(), |path| &**path);
+        let program = self.find(&name, path).map_err(|e| not_started(&name, &e))?;
+        let text = |text: OsString| {
+            CString::new(text.into_vec()).map_err(|e| not_started(&name, &e.into()))
+        };
+        let variable = |(mut name, value): (OsString, OsString)| {
+            name.push("=");
+            name.push(value);
+            name
+        };
+        let environment = environment.into_iter().map(variable);
+        Ok(Launch {
+            number: 0,
+            program: text(program.into())?,
+            arguments: command.into_iter().map(text).collect::<Result<_, _>>()?,
+            environment: environment.map(text).collect::<Result<_, _>>()?,
+            folder: text(folder.out().into())?,
+        })
+    }
+
+    /// The path of a program; looked for once per name.
+    fn find(&self, name: &OsStr, path: &OsStr) -> io::Result<PathBuf> {
+        if name.as_bytes().contains(&b'/') {
+            return Ok(name.into());
+        }
+        let known = (path.to_owned(), name.to_string_lossy().into_owned());
+        let mut found = lock(&self.found);
+        if let Some(program) = found.get(&known) {
+            return Ok(program.clone());
+        }
+        let program = search(name, path)?;
+        found.insert(known, program.clone());
+        Ok(program)
+    }
+
+    fn keeper(&self) -> io::Result<Keeper> {
+        let idle = lock(&self.idle).pop();
+        idle.map_or_else(|| Keeper::start(&self.program), Ok)
+    }
+}
+
+/// The first executable file of that name along `path`. Relative folders in it
+/// would mean some below the step's own, which is empty.
+fn search(name: &OsStr, path: &OsStr) -> io::Result<PathBuf> {
+    let mut refused = None;
+    for folder in std::env::split_paths(path).filter(|folder| folder.is_absolute()) {
+        let program = folder.join(name);
+        let Ok(meta) = fs::metadata(&program) else {
+            continue;
+        };
+        if meta.is_file() && meta.permissions().mode() & 0o111 != 0 {
+            return Ok(program);
+        }
+        refused.get_or_insert(program);
+    }
+    // Starting what is no program says why it cannot be.
+    refused.ok_or_else(|| rustix::io::Errno::NOENT.into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn not_started(program: &OsStr, error: &io::Error) -> StepError {
+    StepError {
+        message: format!("failed to start {}", program.to_string_lossy()),
+        causes: vec![error.to_string()],
+        hint: (error.kind() == io::ErrorKind::NotFound)
+            .then(|| "is it installed and on PATH?".to_owned()),
+    }
+}
+
+fn no_keeper(error: &io::Error) -> StepError {
+    StepError {
+        message: "failed to start the process that keeps the step".to_owned(),
+        causes: vec![error.to_string()],
+        hint: None,
     }
 }
 
 impl Executor for LocalExecutor {
     fn start(&self, job: &Job, folder: &WorkFolder) -> Result<Box<dyn Running>, StepError> {
-        let mut command = self.command(job, folder)?;
-        if job.program.is_some() {
-            die_with_parent(&mut command);
-        }
-        let child = command.spawn().map_err(|e| {
-            let program = command.get_program().to_string_lossy().into_owned();
-            StepError {
-                message: format!("failed to start {program}"),
-                causes: vec![e.to_string()],
-                hint: (e.kind() == std::io::ErrorKind::NotFound)
-                    .then(|| "is it installed and on PATH?".to_owned()),
-            }
-        })?;
+        let launch = self.launch(job, folder)?;
+        let log = File::options().append(true).create(true).open(folder.log());
+        let log = log.on("create", &folder.log())?;
+        let pipe = match &job.program {
+            Some(_) => None,
+            None => Some(io::pipe().map_err(|e| no_keeper(&e))?),
+        };
+        let (progress, output) = pipe.unzip();
+        let name = launch.arguments.first().map(|name| name.to_bytes());
+        let name = OsStr::from_bytes(name.unwrap_or_default()).to_owned();
+        let mut keeper = self.keeper().map_err(|e| no_keeper(&e))?;
+        let files = [
+            output.as_ref().map_or(log.as_fd(), AsFd::as_fd),
+            log.as_fd(),
+        ];
+        let stopper = keeper.launch(launch, files).map_err(|e| no_keeper(&e))?;
         Ok(Box::new(LocalJob {
-            group: Pid::from_child(&child),
-            inherited: peak_memory().unwrap_or(u64::MAX),
-            child,
+            name,
+            keeper,
+            stopper,
+            idle: Arc::clone(&self.idle),
+            progress,
             folder: folder.clone(),
             is_program: job.program.is_some(),
         }))
     }
 }
 
-/// Programs other than this one cannot ask for it themselves.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "a hook between fork and exec has no safe face")]
-fn die_with_parent(command: &mut Command) {
-    use rustix::process::set_parent_process_death_signal;
-    // SAFETY: the hook makes one system call and touches no memory of the parent.
-    unsafe {
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn die_with_parent(_: &mut Command) {}
-
 struct LocalJob {
-    child: Child,
-    group: Pid,
-    /// This process's own peak when it started the child, which inherits it.
-    inherited: u64,
+    /// What was started, for messages.
+    name: OsString,
+    keeper: Keeper,
+    stopper: Stopper,
+    /// Where the keeper goes afterwards.
+    idle: Arc<Mutex<Vec<Keeper>>>,
+    /// What a built-in kind reports.
+    progress: Option<PipeReader>,
     folder: WorkFolder,
     is_program: bool,
 }
 
 impl Running for LocalJob {
     fn stopper(&self) -> Box<dyn Fn(Stop) + Send> {
-        let group = self.group;
-        Box::new(move |stop| {
-            let signal = match stop {
-                Stop::Ask => Signal::TERM,
-                Stop::Kill => Signal::KILL,
-            };
-            // It may have ended by itself meanwhile.
-            let _ = kill_process_group(group, signal);
-        })
+        let stopper = self.stopper.clone();
+        Box::new(move |stop| stopper.stop(stop))
     }
 
     fn wait(mut self: Box<Self>, progress: &mut dyn FnMut(Progress)) -> JobResult {
-        if let Some(stdout) = self.child.stdout.take() {
-            relay(BufReader::new(stdout), &self.folder, progress);
+        if let Some(pipe) = self.progress.take() {
+            relay(BufReader::new(pipe), &self.folder, progress);
         }
-        let (status, peak_memory) = match wait_with_usage(self.child) {
-            Ok(end) => end,
-            Err(error) => {
-                return failed(StepError::new(format!(
-                    "failed to wait for the step: {error}"
-                )));
+        let report = match self.keeper.wait() {
+            Ok(report) => report,
+            // It is not used again.
+            Err(_) => return failed(keeper_died()),
+        };
+        lock(&self.idle).push(self.keeper);
+        let (status, peak) = match report {
+            Report::NotStarted(number) => {
+                let error = io::Error::from_raw_os_error(number);
+                return failed(not_started(&self.name, &error));
             }
+            Report::Ended { status, peak } => (ExitStatus::from_raw(status), peak),
         };
-        // What the step left running in the background must not go on writing.
-        let _ = kill_process_group(self.group, Signal::KILL);
-        let mut result = if self.is_program {
-            program_result(status)
-        } else {
-            read_result(&self.folder, status)
+        let mut result = match self.is_program {
+            true => program_result(status),
+            false => read_result(&self.folder, status),
         };
-        // A smaller peak cannot be told from the inherited one.
-        let measured = peak_memory.filter(|peak| *peak > self.inherited);
-        result.peak_memory = result.peak_memory.or(measured);
+        result.peak_memory = Some(peak);
         result
     }
+}
+
+fn keeper_died() -> StepError {
+    StepError::new("the process that keeps the step died, and the step with it")
+        .hint("it was killed, perhaps because memory ran out: build again")
 }
 
 /// Hands on progress; whatever else appears on standard output is logged.
@@ -200,14 +272,6 @@ fn read_result(folder: &WorkFolder, status: ExitStatus) -> JobResult {
     let read = std::fs::read(folder.result()).ok();
     read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_else(|| failed(died(status)))
-}
-
-/// Waits for a child; also says how much memory it held at most, in bytes.
-fn wait_with_usage(child: Child) -> std::io::Result<(ExitStatus, Option<u64>)> {
-    use wait4::Wait4;
-    let end = child.wait4()?;
-    let peak = (end.rusage.maxrss > 0).then_some(end.rusage.maxrss);
-    Ok((end.status, peak))
 }
 
 fn program_result(status: ExitStatus) -> JobResult {

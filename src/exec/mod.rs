@@ -3,8 +3,12 @@
 mod admit;
 mod attempt;
 mod checkpoint;
+mod crew;
 mod finish;
 mod job;
+mod keeper;
+mod keeping;
+mod launch;
 mod local;
 mod machine;
 mod outputs;
@@ -16,11 +20,15 @@ mod stop;
 mod worker;
 
 pub use job::{End, Job, JobResult, Share, WorkFolder, prepare};
+pub use keeper::VERB as KEEPER_VERB;
+pub use keeping::keep;
 pub use local::LocalExecutor;
 pub use machine::{Limits, visible_gpus};
 pub use queue::Impossible;
 pub use run::{Options, RunError, Runner};
 pub use worker::work;
+
+use serde::{Deserialize, Serialize};
 
 use crate::step::{Progress, StepError};
 
@@ -44,7 +52,7 @@ pub trait Running: Send {
 }
 
 /// How to stop a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// It may finish what it is at and write a checkpoint.
     Ask,

@@ -1,17 +1,17 @@
 //! The run: steps become ready, are decided, put back or started, and finish.
 //!
-//! One thread owns all state. Each running job has a thread that waits for it,
-//! takes its outputs into the store and reports back over a channel.
+//! One thread owns all state. Each running job has one of the crew that waits
+//! for it, takes its outputs into the store and reports back over a channel.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Scope;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attempt::TimeLimit;
-use super::job::{JobResult, WorkFolder};
+use super::crew::Crew;
+use super::job::{JobResult, WorkFolder, WorkFolders};
 use super::machine::Limits;
 use super::queue::{Impossible, Queue};
 use super::state::{Change, State};
@@ -76,8 +76,9 @@ impl Runner<'_> {
     ) -> Result<(Summary, Vec<Option<Settled>>), RunError> {
         let (sender, messages) = channel();
         std::thread::scope(|scope| {
+            let crew = Crew::new(scope);
             let mut run = Run::new(self, steps, forced, sink, sender);
-            match run.until_done(scope, &messages) {
+            match run.until_done(&crew, &messages) {
                 Ok(summary) => Ok((summary, run.planner.into_settled())),
                 Err(error) => {
                     run.abandon();
@@ -142,6 +143,7 @@ pub(super) struct Run<'a, 's> {
     /// Made when the first step is to run.
     pub(super) queue: Option<Queue>,
     pub(super) flights: Vec<(StepId, Flight)>,
+    pub(super) work_folders: WorkFolders,
     pub(super) summary: Summary,
     pub(super) stopping: Stopping,
     pub(super) last_commit: Instant,
@@ -180,6 +182,7 @@ impl<'a, 's> Run<'a, 's> {
             ready,
             queue: None,
             flights: Vec::new(),
+            work_folders: WorkFolders::new(with.around.cache.join("work"), &with.options.run),
             summary: Summary::default(),
             stopping: Stopping::No,
             last_commit: Instant::now(),
@@ -189,7 +192,7 @@ impl<'a, 's> Run<'a, 's> {
 
     fn until_done<'scope>(
         &mut self,
-        scope: &'scope Scope<'scope, '_>,
+        crew: &Crew<'scope, '_>,
         messages: &Receiver<Message>,
     ) -> Result<Summary, RunError>
     where
@@ -200,7 +203,7 @@ impl<'a, 's> Run<'a, 's> {
             self.notice_time_limits();
             self.wake_rested();
             self.decide_ready()?;
-            self.start_queued(scope)?;
+            self.start_queued(crew)?;
             if !self.ready.is_empty() {
                 continue;
             }
@@ -219,6 +222,7 @@ impl<'a, 's> Run<'a, 's> {
             }
             self.commit_if_due()?;
         }
+        self.work_folders.remove();
         self.close_the_rest();
         self.commit()?;
         Ok(self.summary)

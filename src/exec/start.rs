@@ -1,10 +1,10 @@
 //! Starting: what has a place is looked at once more, put in order, and handed to the executor.
 
-use std::thread::Scope;
 use std::time::{Instant, SystemTime};
 
 use super::Running;
 use super::attempt::TimeLimit;
+use super::crew::Crew;
 use super::finish::store_log;
 use super::job::{End, Job, Share, WorkFolder, prepare};
 use super::outputs::collect;
@@ -19,10 +19,7 @@ use crate::step::{Grant, Input, OutPort, Progress, StepError};
 use crate::store::{Note, Store, StoreError};
 
 impl<'a> Run<'a, '_> {
-    pub(super) fn start_queued<'scope>(
-        &mut self,
-        scope: &'scope Scope<'scope, '_>,
-    ) -> Result<(), RunError>
+    pub(super) fn start_queued<'scope>(&mut self, crew: &Crew<'scope, '_>) -> Result<(), RunError>
     where
         'a: 'scope,
     {
@@ -31,7 +28,7 @@ impl<'a> Run<'a, '_> {
         {
             let now = self.planner.inputs(id);
             if now.is_ok_and(|now| now == decided.inputs) {
-                self.start(scope, id, decided, grant)?;
+                self.start(crew, id, decided, grant)?;
             } else {
                 self.queue().release(id);
                 self.reconsider(id);
@@ -42,7 +39,7 @@ impl<'a> Run<'a, '_> {
 
     fn start<'scope>(
         &mut self,
-        scope: &'scope Scope<'scope, '_>,
+        crew: &Crew<'scope, '_>,
         id: StepId,
         decided: Decided,
         grant: Grant,
@@ -54,16 +51,22 @@ impl<'a> Run<'a, '_> {
         let store = self.with.around.store;
         store.note(Note::Started(self.step_ref(node), decided.key))?;
         let attempt = self.queue().attempt(id);
+        let work = self.work_folders.take();
+        let folder = work.as_ref().ok().map(|work| {
+            let folder = files::relative(work.path(), self.with.around.cache);
+            folder.to_owned()
+        });
         self.emit(Event::StepStarted {
             step: node.name.clone(),
             kind: node.kind.clone(),
             key: decided.key,
             attempt,
             resources: grant.clone(),
+            work: folder,
         });
-        let launched = self
-            .mend_inputs(&decided)
-            .and_then(|()| self.launch(id, &decided, &grant));
+        let launched = work
+            .map_err(StepError::from)
+            .and_then(|work| self.launch(work, id, &decided, &grant));
         let (work, running, job) = match launched {
             Ok(launched) => launched,
             Err(error) => {
@@ -85,7 +88,7 @@ impl<'a> Run<'a, '_> {
         };
         self.flights.push((id, flight));
         let sender = self.sender.clone();
-        scope.spawn(move || {
+        crew.run(move || {
             let ended = see_through(running, &work, &node.outputs, store, &mut |progress| {
                 // The run may be over already.
                 let _ = sender.send(Message::Progress(id, progress));
@@ -119,15 +122,31 @@ impl<'a> Run<'a, '_> {
 
     fn launch(
         &mut self,
+        work: WorkFolder,
         id: StepId,
         decided: &Decided,
         grant: &Grant,
     ) -> Result<(WorkFolder, Box<dyn Running>, Job), StepError> {
-        let node = self.node(id);
-        let cache = self.with.around.cache;
-        let work = WorkFolder::place(cache, &self.with.options.run, &node.name);
-        let work = WorkFolder::create(work.path().to_owned())?;
-        let inputs = self.job_inputs(id, decided, &work)?;
+        let launched = self
+            .mend_inputs(decided)
+            .and_then(|()| self.launch_in(&work, id, decided, grant));
+        match launched {
+            Ok((running, job)) => Ok((work, running, job)),
+            Err(error) => {
+                self.work_folders.give_back(work);
+                Err(error)
+            }
+        }
+    }
+
+    fn launch_in(
+        &mut self,
+        work: &WorkFolder,
+        id: StepId,
+        decided: &Decided,
+        grant: &Grant,
+    ) -> Result<(Box<dyn Running>, Job), StepError> {
+        let inputs = self.job_inputs(id, decided, work)?;
         let checkpoint = self.checkpoint(id, decided.key)?;
         let machine = &self.queue().machine;
         let share = Share {
@@ -136,9 +155,10 @@ impl<'a> Run<'a, '_> {
             checkpoint,
         };
         let manifest = self.planner.manifest(id, &decided.inputs);
-        let job = prepare(self.with.registry, node, &manifest, inputs, &work, share)?;
-        let running = self.with.executor.start(&job, &work)?;
-        Ok((work, running, job))
+        let node = self.node(id);
+        let job = prepare(self.with.registry, node, &manifest, inputs, work, share)?;
+        let running = self.with.executor.start(&job, work)?;
+        Ok((running, job))
     }
 
     fn job_inputs(

@@ -17,7 +17,7 @@ mod workspace;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::exec::{Impossible, STEP_VERB};
+use crate::exec::{Impossible, KEEPER_VERB, STEP_VERB};
 use crate::files::FileError;
 use crate::graph::HubRef;
 use crate::pipeline::{Diagnostics, StepName};
@@ -242,15 +242,20 @@ pub fn worker(job: &Path, registry: &Registry) -> ExitCode {
     }
 }
 
-/// Does the work of one step if this process was started for that, and then
-/// gives what `main` has to return; none in the process that a user started.
+/// Does the work of one step, or keeps steps, if this process was started for
+/// that, and then gives what `main` has to return; none in the process that a user started.
 ///
 /// A step runs as a child process that re-enters the running program, so that
 /// a program which builds with [`build`] calls this first, with the same kinds.
 pub fn step_process(registry: &Registry) -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    let (verb, job, rest) = (arguments.next()?, arguments.next()?, arguments.next());
-    (verb == STEP_VERB && rest.is_none()).then(|| worker(Path::new(&job), registry))
+    let verb = arguments.next()?;
+    let rest: Vec<_> = arguments.collect();
+    match &rest[..] {
+        [] if verb == KEEPER_VERB => Some(crate::exec::keep()),
+        [job] if verb == STEP_VERB => Some(worker(Path::new(job), registry)),
+        _ => None,
+    }
 }
 
 type HubError = Box<dyn std::error::Error + Send + Sync>;

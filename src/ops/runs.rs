@@ -214,8 +214,8 @@ fn of_record(
 
 fn of_run(workspace: &Workspace, run: String, name: StepName, step: &StepInRun) -> StepLog {
     let kept = step_log(&workspace.cache, &run, &name);
-    let working = WorkFolder::place(&workspace.cache, &run, &name).log();
-    let files = [working, kept];
+    let working = working_log(workspace, step);
+    let files = working.into_iter().chain([kept]);
     let source = files.into_iter().find(|path| path.is_file());
     StepLog {
         end: Some(step.end),
@@ -223,6 +223,15 @@ fn of_run(workspace: &Workspace, run: String, name: StepName, step: &StepInRun) 
         run: Some(run),
         source: source.map_or(LogSource::Nothing, LogSource::File),
     }
+}
+
+/// The log that a running step writes. Another step has its folder afterwards.
+fn working_log(workspace: &Workspace, step: &StepInRun) -> Option<PathBuf> {
+    let work = step
+        .work
+        .as_ref()
+        .filter(|_| step.end == StepEnd::Running)?;
+    Some(WorkFolder::at(workspace.cache.join(work)).log())
 }
 
 /// What there is to follow of a step.
@@ -249,17 +258,14 @@ pub fn following(workspace: &Workspace, step: &str) -> Result<Following, OpsErro
         return Ok(Following::Nothing);
     };
     let found = step.parse::<StepName>().ok();
-    let found = found.and_then(|name| Some((run.steps.get(&name)?.clone(), name)));
-    let Some((step, name)) = found else {
+    let Some(step) = found.and_then(|name| run.steps.get(&name).cloned()) else {
         return Ok(Following::Waiting);
     };
-    Ok(match (step.end, step.started) {
-        (StepEnd::Running, Some(started)) => Following::Running {
-            started,
-            log: WorkFolder::place(&workspace.cache, &run.header.run, &name).log(),
-        },
+    let log = working_log(workspace, &step);
+    Ok(match (step.end, step.started.clone().zip(log)) {
+        (StepEnd::Running, Some((started, log))) => Following::Running { started, log },
         (StepEnd::Open, _) => Following::Waiting,
-        (_, started) => Following::Ended(started),
+        _ => Following::Ended(step.started),
     })
 }
 

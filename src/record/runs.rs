@@ -114,6 +114,9 @@ pub struct StepInRun {
     /// When it was last started, RFC 3339 in UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<String>,
+    /// The work folder it was last given, relative to the store's.
+    #[serde(skip)]
+    pub work: Option<PathBuf>,
     /// How long it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -182,9 +185,12 @@ impl RunRecord {
             Event::StepDecided { step, key, .. } => {
                 self.step(step, StepEnd::Open).key = Some(*key);
             }
-            Event::StepStarted { step, key, .. } => {
+            Event::StepStarted {
+                step, key, work, ..
+            } => {
                 let step = self.step(step, StepEnd::Running);
                 step.key = Some(*key);
+                step.work = work.clone();
                 step.started = Some(time.clone());
             }
             Event::StepFinished {

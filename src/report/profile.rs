@@ -237,6 +237,7 @@ mod tests {
             key: key(),
             attempt: 1,
             resources: Grant::default(),
+            work: None,
         }
     }
 

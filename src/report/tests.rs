@@ -57,6 +57,7 @@ fn step_started(name: &str, kind: &str) -> Event {
         key: Key(Digest::of(name.as_bytes())),
         attempt: 1,
         resources: Grant::default(),
+        work: None,
     }
 }
 

@@ -83,6 +83,7 @@ impl Rebuilder<'_> {
                 cpus: self.noise.threads(task.threads) as u32,
                 ..Grant::default()
             },
+            work: None,
         });
         let work = WorkFolder::create(self.folder(task).join("work"))?;
         let started = Instant::now();

@@ -1,0 +1,270 @@
+//! A step's processes: how they are started, what they get, and that nothing of them outlives the step or its build.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Running, Space, is_alive, wait_for};
+
+/// A pipeline of one step that runs `script` and has one output, `out.txt`.
+fn script(script: &str) -> Space {
+    Space::new(&format!(
+        "[steps.a]\nuses = 'command'\nrun = '''{script}\n'''\noutputs = {{ text = 'out.txt' }}\n"
+    ))
+}
+
+/// A script that starts what is hard to find: a child of a child, one in a
+/// session of its own, and one that has nothing of its parents any more; each
+/// writes its number to a file outside.
+const FAMILY: &str = "
+(sh -c 'echo $$ > OUTSIDE/child.pid; while :; do sleep 0.1; done' & wait) &
+setsid sh -c 'echo $$ > OUTSIDE/session.pid; while :; do sleep 0.1; done' &
+(setsid env -i PATH=\"$PATH\" sh -c 'cd /; trap \"\" TERM HUP INT
+  echo $$ > OUTSIDE/daemon.pid; while :; do sleep 0.1; done' &) &
+echo $$ > OUTSIDE/step.pid
+for name in child session daemon; do while ! test -s OUTSIDE/$name.pid; do sleep 0.02; done; done
+";
+
+const NAMES: [&str; 4] = ["step", "child", "session", "daemon"];
+
+/// The numbers of the processes of [`FAMILY`], all of which are there.
+fn family(space: &Space) -> Vec<String> {
+    let pid = |name: &&str| {
+        wait_for(&format!("the start of {name}"), || {
+            let pid = fs::read_to_string(space.outside(&format!("{name}.pid"))).ok()?;
+            pid.ends_with('\n').then(|| pid.trim().to_owned())
+        })
+    };
+    NAMES.iter().map(pid).collect()
+}
+
+fn wait_for_their_end(pids: &[String]) {
+    for (name, pid) in NAMES.iter().zip(pids) {
+        wait_for(&format!("the end of {name}"), || {
+            (!is_alive(pid)).then_some(())
+        });
+    }
+}
+
+/// A build in the middle of a step with a [`FAMILY`].
+fn in_the_middle(space: &Space) -> (Running, Vec<String>) {
+    let running = space.start(&["build", "--grace", "300"]);
+    let pids = family(space);
+    assert!(pids.iter().all(|pid| is_alive(pid)));
+    (running, pids)
+}
+
+#[test]
+fn nothing_of_a_step_outlives_a_killed_build() {
+    let space = script(&format!("{FAMILY} sleep 300"));
+    let (running, pids) = in_the_middle(&space);
+    running.signal(Signal::KILL);
+    assert_eq!(running.end().signal, Some(9));
+    wait_for_their_end(&pids);
+}
+
+#[test]
+fn nothing_of_a_step_outlives_a_second_ctrl_c() {
+    let space = script(&format!(
+        "trap '' TERM\n{FAMILY} while :; do sleep 0.1; done"
+    ));
+    let (running, pids) = in_the_middle(&space);
+    running.signal(Signal::INT);
+    running.wait_for("stopping", 1);
+    assert!(is_alive(&pids[0]), "it was asked only");
+    running.signal(Signal::INT);
+    assert_eq!(running.end().code, Some(130));
+    wait_for_their_end(&pids);
+}
+
+#[test]
+fn nothing_that_a_step_started_outlives_it() {
+    let space = script(&format!("{FAMILY} echo x > out.txt"));
+    space.built(&[]);
+    for pid in family(&space) {
+        assert!(!is_alive(&pid), "ended before the build does");
+    }
+}
+
+#[test]
+fn a_step_whose_keeper_is_killed_fails_and_the_build_goes_on() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo $PPID > OUTSIDE/keeper; echo $$ > OUTSIDE/a.pid; sleep 300"
+        [steps.b]
+        uses = "command"
+        run = "while ! test -e OUTSIDE/killed; do sleep 0.02; done; echo b > b"
+        outputs = { b = "b" }
+        [steps.c]
+        uses = "command"
+        run = "cat ${inputs.b} > c"
+        inputs = { b = "@b" }
+        outputs = { c = "c" }
+        "#,
+    );
+    let running = space.start(&["build", "-k", "-j2"]);
+    let read = |name: &str| {
+        wait_for(name, || {
+            let text = fs::read_to_string(space.outside(name)).ok()?;
+            text.ends_with('\n').then(|| text.trim().to_owned())
+        })
+    };
+    let (pid, keeper) = (read("a.pid"), read("keeper"));
+    let keeper = Pid::from_raw(keeper.parse().unwrap()).unwrap();
+    kill_process(keeper, Signal::KILL).unwrap();
+    let failed = running.wait_for("step-failed", 1);
+    assert_eq!(failed["step"], "a");
+    fs::write(space.outside("killed"), "").unwrap();
+    let run = running.end();
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(
+        run.err.contains("the process that keeps the step died"),
+        "{run}"
+    );
+    assert_eq!(space.read("cache/out/main/c/c"), "b\n");
+    wait_for("the step dies too", || (!is_alive(&pid)).then_some(()));
+}
+
+#[test]
+fn a_program_gets_no_input_and_both_outputs_in_one_log() {
+    let space = script(
+        "readlink /proc/self/fd/0; echo one; echo two >&2; echo three
+test \"$(ls /proc/self/fd | wc -l)\" = 4 || ls -l /proc/self/fd
+echo x > out.txt; exit 3",
+    );
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1), "{run}");
+    let log = run.of_kind("step-failed")[0]["log"].as_str().unwrap();
+    let log = fs::read_to_string(log).unwrap();
+    assert_eq!(log, "/dev/null\none\ntwo\nthree\n");
+}
+
+#[test]
+fn a_program_is_told_of_a_closed_pipe_by_the_usual_signal() {
+    let space = script("sh -c 'kill -PIPE $$'; echo $? > out.txt");
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/out.txt"), "141\n");
+    let run = script("kill -PIPE $$").build(&[]);
+    assert!(run.err.contains("was killed by signal 13"), "{run}");
+}
+
+#[test]
+fn a_script_without_its_interpreter_is_run_by_the_shell() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = ["OUTSIDE/tool", "with", "two words"]
+        outputs = { text = "out.txt" }
+        "#,
+    );
+    let tool = space.outside("tool");
+    fs::write(&tool, "printf '%s|' \"$@\" > out.txt\n").unwrap();
+    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/out.txt"), "with|two words|");
+}
+
+#[test]
+fn a_program_that_may_not_be_run_is_said() {
+    let space = Space::new("[steps.a]\nuses = 'command'\nrun = ['OUTSIDE/tool']\n");
+    fs::write(space.outside("tool"), "#!/bin/sh\n").unwrap();
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1));
+    assert!(run.err.contains("failed to start /"), "{run}");
+    assert!(run.err.contains("Permission denied"), "{run}");
+    assert!(!run.err.contains("is it installed"), "{run}");
+}
+
+#[test]
+fn a_program_is_found_along_the_path_that_the_step_has() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = ["tool"]
+        env = ["PATH"]
+        outputs = { text = "out.txt" }
+        "#,
+    );
+    let mut folders = Vec::new();
+    for name in ["one", "two"] {
+        let folder = space.outside(name);
+        fs::create_dir(&folder).unwrap();
+        let tool = folder.join("tool");
+        fs::write(&tool, format!("#!/bin/sh\necho {name} > out.txt\n")).unwrap();
+        fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+        folders.push(folder);
+    }
+    // Not a program, so looked past.
+    fs::set_permissions(folders[0].join("tool"), PermissionsExt::from_mode(0o644)).unwrap();
+    let path = std::env::join_paths(&folders).unwrap();
+    let run = space.build_with(&[], |command| {
+        command.env("PATH", &path);
+    });
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(space.read("cache/out/main/a/out.txt"), "two\n");
+}
+
+#[test]
+fn the_peak_memory_of_a_program_is_its_own() {
+    let space = Space::new(
+        r#"
+        [steps.small]
+        uses = "command"
+        run = "echo x > x"
+        outputs = { x = "x" }
+        [steps.large]
+        uses = "command"
+        run = "dd if=/dev/zero of=x bs=80M count=1; truncate -s 1 x"
+        outputs = { x = "x" }
+        [steps.small-again]
+        uses = "command"
+        run = "cat ${inputs.x} > y"
+        inputs = { x = "@large" }
+        outputs = { y = "y" }
+        "#,
+    );
+    let run = space.built(&["-j1"]);
+    let peak = |step: &str| {
+        let finished = run.of_kind("step-finished");
+        let event = finished.iter().find(|event| event["step"] == step);
+        event.unwrap()["peak_memory"].as_u64().unwrap() >> 10
+    };
+    for step in ["small", "small-again"] {
+        let peak = peak(step);
+        assert!((500..20_000).contains(&peak), "{step}: {peak} KiB");
+    }
+    let large = peak("large");
+    assert!((80 << 10..120 << 10).contains(&large), "{large} KiB");
+}
+
+#[test]
+fn a_step_finds_nothing_of_another_in_its_folders() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo x > x; echo junk > junk; mkdir -p d/e; echo t > $TMPDIR/t; mkdir ../new; umask 077"
+        outputs = { x = "x" }
+        [steps.b]
+        uses = "command"
+        run = "(ls -A . $TMPDIR; ls -A ..) > ${outputs.list}"
+        inputs = { x = "@a" }
+        outputs = { list = "list" }
+        "#,
+    );
+    space.built(&["-j1"]);
+    let list = space.read("cache/out/main/b/list");
+    assert!(list.contains("list\n"), "its own only: {list}");
+    for other in ["x", "junk", "d", "t", "new"] {
+        let mut lines = list.lines();
+        assert!(lines.all(|line| line != other), "{other} is left: {list}");
+    }
+    let work = fs::read_dir(space.path("cache/work")).map_or(0, Iterator::count);
+    assert_eq!(work, 0, "no work folder is left");
+}
