@@ -15,5 +15,5 @@ pub use audit::{
     StepResult, Varied, step_result,
 };
 pub use environment::{Environment, Program};
-pub use lock::{Lock, LockError, LockedStep};
+pub use lock::{Lock, LockError, LockedStep, Salvaged};
 pub use provenance::ProvenanceRecorder;
