@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::build::locked;
 use super::inspect::surroundings;
 use super::workspace::environment;
-use super::{HubAccess, OpsError, Workspace, registry};
+use super::{HubAccess, OpsError, Workspace};
 use crate::files;
 use crate::pipeline::{Overrides, StepName};
 use crate::plan::{Planner, Verdict};
@@ -184,7 +184,7 @@ fn present(
     workspace: &Workspace,
     overrides: &Overrides,
 ) -> Result<BTreeMap<StepName, Present>, OpsError> {
-    let (graph, _) = workspace.load(overrides, &registry())?;
+    let (graph, _) = workspace.load(overrides)?;
     let store = workspace.look_into_store()?;
     let environment = environment();
     let hub = HubAccess::new(workspace, false);

@@ -120,6 +120,8 @@ pub enum Reason {
         /// The output.
         path: String,
     },
+    /// The store no longer knows the result of this key.
+    ResultLost,
 }
 
 impl fmt::Display for Reason {
@@ -154,6 +156,7 @@ impl fmt::Display for Reason {
             Reason::OutputMissing { path } => write!(f, "output {path}: missing"),
             Reason::OutputEdited { path } => write!(f, "output {path}: edited"),
             Reason::ObjectLost { path } => write!(f, "output {path}: lost from the store"),
+            Reason::ResultLost => write!(f, "its result is no longer in the store"),
         }
     }
 }

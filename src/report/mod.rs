@@ -21,7 +21,7 @@ pub use plain::Plain;
 pub use problem::Problem;
 pub use style::Palette;
 pub use table::{explain, table};
-pub use words::{Words, count, duration};
+pub use words::{Words, bytes, count, duration};
 
 use crate::event::{Event, Sink};
 

@@ -393,6 +393,21 @@ pub fn count(n: usize, what: &str) -> String {
     }
 }
 
+/// `512 B`, `1.5 KiB`, `20.0 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut size = n as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
 /// Seconds as a person says them: `0.02 s`, `12.3 s`, `1 min 05 s`, `2 h 03 min`.
 pub fn duration(seconds: f64) -> String {
     // As many whole seconds as `Duration` would hold are enough.
@@ -425,6 +440,20 @@ mod tests {
             (f64::NAN, "0 min 00 s"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (20 << 30, "20.0 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes(n), text);
         }
     }
 
