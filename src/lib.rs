@@ -68,6 +68,7 @@
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
 //! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |
 //! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
+//! | `cache/damaged/DIGEST` | an object that was not what its name said, by [`ops::check`] |
 //! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |
 
 pub mod cli;

@@ -497,10 +497,11 @@ fn a_damaged_lock_file_is_named() {
     let run = space.build(&[]);
     assert_eq!(run.code, Some(5), "{run}");
     assert!(
-        run.err.contains("pipelines/main.lock is not a lock file"),
+        run.err
+            .contains("pipelines/main.lock has a merge conflict in line 1"),
         "{run}"
     );
-    assert!(run.err.contains("hint: after a merge conflict"), "{run}");
+    assert!(run.err.contains("hint: `retune lock --repair`"), "{run}");
     space.remove("pipelines/main.lock");
     assert_eq!(space.rerun().len(), 0);
 }

@@ -194,3 +194,139 @@ fn ctrl_c_in_the_middle_of_a_step_ends_it_too() {
     end(running);
     assert_eq!(space.read(JOIN), "l1\nr1\n");
 }
+
+#[test]
+fn a_change_that_is_undone_before_the_build_starts_runs_nothing() {
+    let (space, running) = watching();
+    space.write("data/left.txt", "l2\n");
+    space.write("data/left.txt", "l1\n");
+    waiting(&running, 2);
+    assert!(space.ran().is_empty());
+    end(running);
+}
+
+#[test]
+fn an_input_that_is_yet_to_be_made_is_waited_for() {
+    let space = Space::new(&PIPELINE.replace("data/right", "later/deep/right"));
+    space.write("data/left.txt", "l1\n");
+    let running = space.start(&["watch"]);
+    waiting(&running, 1);
+    assert!(
+        running.err().contains("does not exist"),
+        "{}",
+        running.err()
+    );
+    space.write("later/deep/right/text.txt", "r1\n");
+    until(&space, &running, JOIN, "l1\nr1\n");
+    space.remove("later");
+    waiting(&running, 3);
+    space.write("later/deep/right/text.txt", "r2\n");
+    until(&space, &running, JOIN, "l1\nr2\n");
+    end(running);
+}
+
+#[test]
+fn a_pipeline_file_replaced_by_renaming_is_read_again() {
+    let (space, running) = watching();
+    let text = space.read("pipelines/main.toml");
+    for i in 2..4 {
+        space.write(
+            "pipelines/new",
+            &text.replace(
+                "> ${outputs.text}",
+                &format!("> ${{outputs.text}}; echo {i} >> ${{outputs.text}}"),
+            ),
+        );
+        fs::rename(
+            space.path("pipelines/new"),
+            space.path("pipelines/main.toml"),
+        )
+        .unwrap();
+        until(&space, &running, JOIN, &format!("l1\nr1\n{i}\n"));
+    }
+    end(running);
+}
+
+#[test]
+fn a_linked_input_counts_where_it_leads_and_where_the_link_is() {
+    let (space, running) = watching();
+    space.write("elsewhere/a.txt", "a1\n");
+    space.write("elsewhere/b.txt", "b1\n");
+    let link = |to: &str| {
+        std::os::unix::fs::symlink(space.path(to), space.path("data/new")).unwrap();
+        fs::rename(space.path("data/new"), space.path("data/left.txt")).unwrap();
+    };
+    link("elsewhere/a.txt");
+    until(&space, &running, JOIN, "a1\nr1\n");
+    space.write("elsewhere/a.txt", "a2\n");
+    until(&space, &running, JOIN, "a2\nr1\n");
+    link("elsewhere/b.txt");
+    until(&space, &running, JOIN, "b1\nr1\n");
+    space.write("elsewhere/b.txt", "b2\n");
+    until(&space, &running, JOIN, "b2\nr1\n");
+    end(running);
+}
+
+/// Stops the program while so much happens that the system's queue of events
+/// runs over, and lets it go on.
+#[test]
+fn lost_events_are_made_up_for_by_looking_at_everything() {
+    let (space, running) = watching();
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events");
+    let queue: usize = queue.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
+    if !(1..=40_000).contains(&queue) {
+        eprintln!("skipped: the queue holds {queue} events");
+        return;
+    }
+    running.signal(Signal::STOP);
+    // Each file gives more events than one, and two of the same file in turn
+    // are not merged into one.
+    for i in 0..=queue / 2 {
+        fs::write(space.path(&format!("data/right/{}", i % 50)), "noise\n").unwrap();
+    }
+    for i in 0..50 {
+        fs::remove_file(space.path(&format!("data/right/{i}"))).unwrap();
+    }
+    // The event of this one has no place any more.
+    space.write("data/left.txt", "l2\n");
+    running.signal(Signal::CONT);
+    until(&space, &running, JOIN, "l2\nr1\n");
+    let said = running.err();
+    assert!(said.contains("changes were lost"), "{said}");
+    space.write("data/left.txt", "l3\n");
+    until(&space, &running, JOIN, "l3\nr1\n");
+    end(running);
+}
+
+#[test]
+fn where_the_system_watches_no_more_files_are_looked_at() {
+    let space = Space::new(PIPELINE);
+    space.write("data/left.txt", "l1\n");
+    space.write("data/right/text.txt", "r1\n");
+    for (limit, hint) in [
+        ("max_inotify_watches", "max_user_watches"),
+        ("max_inotify_instances", "max_user_instances"),
+    ] {
+        let script = format!("echo 0 > /proc/sys/user/{limit} && exec \"$0\" \"$@\"");
+        let within = ["-r", "-U", "sh", "-c", &script];
+        if !support::can_unshare(&within) {
+            eprintln!("skipped: no user namespace is to be had");
+            return;
+        }
+        space.write("data/left.txt", "l1\n");
+        let running = space.start_within("unshare", &within, &["watch"]);
+        waiting(&running, 1);
+        let said = running.err();
+        assert!(said.contains("looking at the files instead"), "{said}");
+        assert!(said.contains(hint), "{said}");
+        space.write("data/left.txt", "l2\n");
+        until(&space, &running, JOIN, "l2\nr1\n");
+        space.write("data/right/more.txt", "r2\n");
+        space.remove("data/right/text.txt");
+        until(&space, &running, JOIN, "l2\nr2\n");
+        waiting(&running, 2);
+        end(running);
+        space.remove("data/right/more.txt");
+        space.write("data/right/text.txt", "r1\n");
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::pipeline;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::pipeline::units;
 
@@ -113,6 +113,12 @@ pub enum Verb {
     Verify(Verify),
     /// Rebuild in a clean folder and compare every digest.
     Audit(Audit),
+    /// Show what nothing in the store's folder is needed for any more, and delete it.
+    Gc(Gc),
+    /// Show what the store holds, or check it.
+    Cache(Cache),
+    /// Check the lock file, or make it anew after a merge.
+    Lock(Lock),
     /// Print the JSON Schema of pipeline files, for completion in editors.
     Schema,
     /// List the kinds of steps.
@@ -192,6 +198,87 @@ pub struct Watch {
     /// What may be handed out to steps.
     #[command(flatten)]
     pub machine: Machine,
+}
+
+/// `gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Delete; without it only show what would go.
+    #[arg(long, visible_alias = "yes")]
+    pub delete: bool,
+    /// How many of the newest runs keep their results and logs.
+    #[arg(long, value_name = "N", default_value_t = KEEP_RUNS)]
+    pub keep_runs: usize,
+    /// Delete results, the oldest first, only until the objects take no more
+    /// than this (10GiB, 500MB, …).
+    #[arg(long, value_name = "SIZE", value_parser = units::bytes)]
+    pub max_size: Option<u64>,
+    /// Delete outputs, too, that were edited and set aside: nobody can make
+    /// those again.
+    #[arg(long)]
+    pub edited: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How many runs are kept when nobody says.
+pub const KEEP_RUNS: usize = 10;
+
+/// `cache`.
+#[derive(Debug, Args)]
+pub struct Cache {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: CacheVerb,
+}
+
+/// What to do with the store.
+#[derive(Debug, Subcommand)]
+pub enum CacheVerb {
+    /// Show how much the store holds of what, and what gc would free.
+    Stats(CacheStats),
+    /// Read every object again, and look whether all that results need is there.
+    Verify(CacheVerify),
+}
+
+/// `cache stats`.
+#[derive(Debug, Args)]
+pub struct CacheStats {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `cache verify`.
+#[derive(Debug, Args)]
+pub struct CacheVerify {
+    /// Mend what can be mended: from outputs in place, or by giving up results
+    /// so that the next build makes them again.
+    #[arg(long)]
+    pub repair: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lock`.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["check", "repair", "merge"])))]
+pub struct Lock {
+    /// Exit with 2 if the file does not say what the pipeline and the store say.
+    #[arg(long)]
+    pub check: bool,
+    /// Make the file anew from the pipeline, the store and what both sides of
+    /// a merge conflict agree on.
+    #[arg(long)]
+    pub repair: bool,
+    /// As git's merge driver: merge THEIRS into OURS, step by step.
+    #[arg(long, num_args = 3, value_names = ["BASE", "OURS", "THEIRS"])]
+    pub merge: Option<Vec<PathBuf>>,
+    /// Print JSON.
+    #[arg(long, conflicts_with = "merge")]
+    pub json: bool,
 }
 
 /// `plan`.
@@ -524,6 +611,13 @@ mod tests {
             "graph --format svg --all",
             "graph --format html",
             "watch stage1 -k",
+            "gc --delete --keep-runs 3 --max-size 1.5GiB --edited --json",
+            "gc --yes",
+            "cache stats --json",
+            "cache verify --repair --json",
+            "lock --check --json",
+            "lock --repair",
+            "lock --merge base ours theirs",
             "verify --json",
             "audit stage1 --json -j 2",
             "audit --against p.lock --no-rebuild --report there --noise all",
@@ -544,6 +638,8 @@ mod tests {
         insta::assert_snapshot!(refusal("build --set learning_rate"), @"error: invalid value 'learning_rate' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
         insta::assert_snapshot!(refusal("build --set =1"), @"error: invalid value '=1' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
         insta::assert_snapshot!(refusal("graph --format png"), @"error: invalid value 'png' for '--format <FORMAT>'");
+        insta::assert_snapshot!(refusal("gc --max-size much"), @"error: invalid value 'much' for '--max-size <SIZE>': expected an amount such as 8GiB, 512MiB or 1.5GB");
+        insta::assert_snapshot!(refusal("lock"), @"error: the following required arguments were not provided:");
         insta::assert_snapshot!(refusal("biuld"), @"error: unrecognized subcommand 'biuld'");
         insta::assert_snapshot!(refusal("build -q -v"), @"error: the argument '--quiet' cannot be used with '--verbose'");
         insta::assert_snapshot!(refusal("audit --force x"), @"error: unexpected argument '--force' found");

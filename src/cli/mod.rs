@@ -3,10 +3,13 @@
 mod args;
 mod audit;
 mod build;
+mod cache;
 mod exit;
+mod gc;
 mod graph;
 mod init;
 mod kinds;
+mod lock;
 mod log;
 mod output;
 mod plan;
@@ -32,6 +35,7 @@ use exit::Exit;
 use output::Output;
 use problem::Failure;
 
+use crate::event::Event;
 use crate::ops::{self, OpsError, Workspace};
 use crate::pipeline::Overrides;
 use crate::step::Registry;
@@ -84,6 +88,9 @@ fn run_verb(cli: Cli, registry: Registry) -> Exit {
         Verb::Watch(args) => watch::run(&session, &args),
         Verb::Verify(args) => verify::run(&session, &args),
         Verb::Audit(args) => audit::run(&session, &args),
+        Verb::Gc(args) => gc::run(&session, &args),
+        Verb::Cache(args) => cache::run(&session, &args),
+        Verb::Lock(args) => lock::run(&session, &args),
         Verb::Schema => schema::run(&session),
         Verb::Kinds(args) => kinds::run(&session, &args),
         Verb::Init(args) => init::run(&session, &args),
@@ -113,6 +120,24 @@ impl Session {
         } = &self.global;
         let found = Workspace::find(&self.folder(), pipeline.as_deref(), cache.as_deref())?;
         Ok(found.with_kinds(Arc::clone(&self.registry)))
+    }
+
+    /// The project, whatever pipelines it has.
+    fn project(&self) -> Result<Workspace, OpsError> {
+        let Global {
+            pipeline, cache, ..
+        } = &self.global;
+        Workspace::any(&self.folder(), pipeline.as_deref(), cache.as_deref())
+    }
+
+    /// Tells for whom a verb waits that is no build.
+    fn tell_of_waiting(&self) -> impl FnMut(&Event) + use<> {
+        let output = self.output;
+        move |event: &Event| {
+            if let Event::Waiting { holder } = event {
+                output.say(&format!("waiting for {holder}\n"));
+            }
+        }
     }
 
     /// What replaces values of the pipeline file: `--set` and `RETUNE_…`.

@@ -86,6 +86,8 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::Lock(_)
         | OpsError::Store(_)
         | OpsError::File(_)
+        | OpsError::Git { .. }
+        | OpsError::ReadOnlyStore { .. }
         | OpsError::OwnPath(_) => Exit::System,
     }
 }

@@ -4,7 +4,7 @@ use super::args::Watch;
 use super::exit::Exit;
 use super::problem::{Failure, render_ops};
 use super::{Session, build, signals};
-use crate::ops::{self, Changed, Notice, Watched};
+use crate::ops::{self, Changed, Notice, WatchError, Watched};
 use crate::report::count;
 
 /// How many changed files are named.
@@ -20,6 +20,7 @@ pub(super) fn run(session: &Session, args: &Watch) -> Result<Exit, Failure> {
         Notice::Waiting(watched) => output.say(&waiting(watched)),
         Notice::Changed(changed) => output.say(&changed_line(changed)),
         Notice::Failed(error) => output.say(&render_ops(error, &output.err)),
+        Notice::FallenBack(why) => output.say(&fallen_back(why)),
     };
     output.report(&args.run, |sink| {
         ops::watch(&workspace, &options, &stop, sink, notice)
@@ -33,6 +34,18 @@ fn waiting(watched: &Watched) -> String {
         parts.extend((n > 0).then(|| count(n, what)));
     }
     format!("watching {}; Ctrl-C ends it\n", parts.join(" and "))
+}
+
+fn fallen_back(why: &WatchError) -> String {
+    let mut causes = vec![why.to_string()];
+    causes.extend(std::error::Error::source(why).map(|source| source.to_string()));
+    let hint = why
+        .hint()
+        .map_or(String::new(), |hint| format!("hint: {hint}\n"));
+    format!(
+        "warning: {}: looking at the files instead\n{hint}",
+        causes.join(": ")
+    )
 }
 
 fn changed_line(changed: &Changed) -> String {

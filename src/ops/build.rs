@@ -1,6 +1,7 @@
 //! Building: load, lock, run, and write down what came of it.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -86,6 +87,7 @@ pub fn build(
     let targets = find_steps(&graph, &options.targets)?;
     check_pools(&graph, &options.limits)?;
     let steps = needed(&graph, &targets);
+    Lock::refuse_conflict(&workspace.lock_file())?;
     let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
         return Ok(nothing_begun(&steps));
     };
@@ -148,17 +150,33 @@ pub(super) fn wait_for_lock(
     cancel: &AtomicBool,
     sink: &mut dyn Sink,
 ) -> Result<Option<BuildLock>, OpsError> {
+    lock_store(workspace, graph.name.as_str(), cancel, sink)
+}
+
+/// The store's lock, for `work` as others are told who wait for it.
+pub(super) fn lock_store(
+    workspace: &Workspace,
+    work: &str,
+    cancel: &AtomicBool,
+    sink: &mut dyn Sink,
+) -> Result<Option<BuildLock>, OpsError> {
     let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC");
     let holder = format!(
-        "process {}, which has been at '{}' since {now}",
+        "process {}, which has been at '{work}' since {now}",
         std::process::id(),
-        graph.name
     );
     let path = workspace.cache.join("lock");
-    Ok(BuildLock::acquire(&path, &holder, cancel, |holder| {
+    let lock = BuildLock::acquire(&path, &holder, cancel, |holder| {
         let holder = holder.to_string();
         sink.event(&Event::Waiting { holder });
-    })?)
+    });
+    lock.map_err(|error| match error.kind() {
+        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => OpsError::ReadOnlyStore {
+            path: workspace.cache.clone(),
+            source: error,
+        },
+        _ => error.into(),
+    })
 }
 
 /// A name that no other run has, under the build lock. Names sort by time.
@@ -317,7 +335,7 @@ impl Build<'_> {
     }
 }
 
-fn locked(settled: &Settled) -> LockedStep {
+pub(super) fn locked(settled: &Settled) -> LockedStep {
     let mut sources = BTreeMap::new();
     for input in &settled.inputs {
         if let Provenance::Path(name) | Provenance::Hub(name) = &input.from {

@@ -2,11 +2,15 @@
 
 mod audit;
 mod build;
+mod cache;
 mod estimate;
+mod gc;
 mod graph;
 mod graph_cache;
 mod init;
 mod inspect;
+mod lock;
+mod lock_files;
 mod runs;
 mod table;
 mod verify;
@@ -32,10 +36,13 @@ pub use crate::store::Output;
 pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditOptions, NoiseLevel, audit};
 pub use build::{BuildOptions, build};
+pub use cache::{CacheStats, CheckOptions, CheckReport, Damage, Group, Mended, check, stats};
 pub use estimate::Estimate;
+pub use gc::{Amount, Garbage, GcOptions, GcReport, gc};
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
 pub use inspect::{Plan, plan, warnings, watched, why};
+pub use lock::{LockFinding, LockReport, LockStanding, check_lock, merge_locks, repair_lock};
 pub use runs::{
     Following, LogSource, RunInfo, RunResult, RunningStep, Status, StepLog, StoreSize, following,
     logs, runs, status,
@@ -154,6 +161,23 @@ pub enum OpsError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store is for looking only.
+    #[error("the store in {} cannot be written to", .path.display())]
+    ReadOnlyStore {
+        /// The store's folder.
+        path: PathBuf,
+        /// What was tried.
+        #[source]
+        source: FileError,
+    },
+    /// Git did not tell what the branches need.
+    #[error("failed to look for lock files with `{command}`: {why}")]
+    Git {
+        /// What was run.
+        command: String,
+        /// What it said.
+        why: String,
+    },
     /// The system refused.
     #[error(transparent)]
     File(#[from] FileError),
@@ -187,9 +211,18 @@ impl OpsError {
                 [] => "name the step: audit STEP --against FOLDER".to_owned(),
                 steps => format!("name one of: {}", steps.join(", ")),
             }),
-            OpsError::Lock(LockError::Damaged { path, .. }) => Some(format!(
-                "after a merge conflict, take either side of {path} and build again"
-            )),
+            OpsError::Lock(LockError::Conflict { .. } | LockError::Damaged { .. }) => Some(
+                "`retune lock --repair` makes it anew from the pipeline, the store and what both sides agree on"
+                    .to_owned(),
+            ),
+            OpsError::ReadOnlyStore { .. } => Some(
+                "make it writable, or use another store with --cache DIR; plan, why, graph and verify need only read it"
+                    .to_owned(),
+            ),
+            OpsError::Git { .. } => Some(
+                "nothing was deleted: this project is in a git repository, and results that its branches need are not to be lost"
+                    .to_owned(),
+            ),
             OpsError::Lock(LockError::Newer { .. }) => Some("install a newer retune".to_owned()),
             OpsError::Run(RunError::NoSuch(_) | RunError::Ambiguous { .. }) => {
                 Some("`retune runs` lists them; `last` and `last~1` are names, too".to_owned())

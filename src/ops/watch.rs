@@ -14,6 +14,8 @@ pub enum Notice<'a> {
     Changed(&'a Changed),
     /// A round ended early; the loop goes on.
     Failed(&'a OpsError),
+    /// The system does not tell of changes; they are looked for.
+    FallenBack(&'a WatchError),
 }
 
 /// Builds whenever an input changes, until `cancel` is set.
@@ -38,6 +40,9 @@ pub fn watch(
             interest = current;
         }
         watcher.update(&interest)?;
+        if let Some(why) = watcher.fallen_back() {
+            notice(Notice::FallenBack(&why));
+        }
         if let Err(error) = build(workspace, &options, cancel, sink) {
             notice(Notice::Failed(&error));
         }

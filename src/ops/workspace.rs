@@ -65,6 +65,48 @@ impl Workspace {
         self
     }
 
+    /// The project at `root` for what concerns the store, which all pipelines
+    /// share: any of them will do, or one that is yet to be written.
+    pub fn any(
+        root: &Path,
+        pipeline: Option<&str>,
+        cache: Option<&Path>,
+    ) -> Result<Self, OpsError> {
+        match Self::find(root, pipeline, cache) {
+            Err(OpsError::WhichPipeline(stems)) => {
+                Self::find(root, stems.first().map(String::as_str), cache)
+            }
+            Err(OpsError::NoPipeline(_)) => {
+                let root = std::fs::canonicalize(root).map_err(|source| OpsError::Root {
+                    path: root.to_owned(),
+                    source,
+                })?;
+                Ok(Workspace {
+                    cache: root.join(cache.unwrap_or(Path::new(CACHE))),
+                    pipeline: Path::new(PIPELINES).join("default.toml"),
+                    root,
+                    registry: Arc::new(super::registry()),
+                })
+            }
+            found => found,
+        }
+    }
+
+    /// This pipeline and all others in `pipelines/`.
+    pub fn siblings(&self) -> Vec<Workspace> {
+        let in_folder = |stem: String| Path::new(PIPELINES).join(format!("{stem}.toml"));
+        let others = stems(&self.root).into_iter().map(in_folder);
+        let mut paths: Vec<PathBuf> = others.collect();
+        if !paths.contains(&self.pipeline) && self.root.join(&self.pipeline).is_file() {
+            paths.push(self.pipeline.clone());
+        }
+        let with = |pipeline| Workspace {
+            pipeline,
+            ..self.clone()
+        };
+        paths.into_iter().map(with).collect()
+    }
+
     /// The lock file beside the pipeline file.
     pub fn lock_file(&self) -> PathBuf {
         self.root.join(&self.pipeline).with_extension("lock")

@@ -69,6 +69,9 @@ pub fn decide(standing: &Standing<'_>, differences: impl FnOnce() -> Vec<Reason>
     if let Stored::Lost(path) = &standing.stored {
         reasons.push(Reason::ObjectLost { path: path.clone() });
     }
+    if is_current && standing.stored == Stored::Nothing {
+        reasons.push(Reason::ResultLost);
+    }
     let unfinished = standing.state.and_then(|state| state.unfinished);
     if unfinished == Some(standing.key) {
         reasons.push(Reason::DidNotFinish);
@@ -170,6 +173,16 @@ mod tests {
         assert_eq!(
             words(&verdict),
             ("run", vec!["output a: lost from the store".into()])
+        );
+    }
+
+    #[test]
+    fn a_result_that_was_given_up_is_made_again() {
+        let state = state(Some("now"), None);
+        let verdict = verdict(Some(&state), Stored::Nothing, vec![]);
+        assert_eq!(
+            words(&verdict),
+            ("run", vec!["its result is no longer in the store".into()])
         );
     }
 

@@ -154,6 +154,8 @@ pub enum Reason {
         /// The output.
         path: String,
     },
+    /// The store no longer knows the result of this key.
+    ResultLost,
 }
 
 impl Reason {
@@ -209,6 +211,7 @@ impl fmt::Display for Reason {
             Reason::OutputMissing { path } => write!(f, "output {path}: missing"),
             Reason::OutputEdited { path } => write!(f, "output {path}: edited"),
             Reason::ObjectLost { path } => write!(f, "output {path}: lost from the store"),
+            Reason::ResultLost => write!(f, "its result is no longer in the store"),
         }
     }
 }

@@ -18,7 +18,7 @@ pub use audit::{
     StepResult, Varied, step_result,
 };
 pub use environment::{Environment, Program};
-pub use lock::{Lock, LockError, LockedStep};
+pub use lock::{Lock, LockError, LockedStep, Salvaged};
 pub use provenance::ProvenanceRecorder;
 pub use run_log::{RUN_FORMAT, RUNS, RunHeader, RunLog, stamp};
 pub use runs::{RunError, RunLine, RunRecord, StepEnd, StepInRun, find_run, list_runs, step_log};

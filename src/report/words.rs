@@ -393,6 +393,21 @@ pub fn count(n: usize, what: &str) -> String {
     }
 }
 
+/// `512 B`, `1.5 KiB`, `20.0 GiB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut size = n as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
 /// Seconds as a person says them: `0.02 s`, `12.3 s`, `1 min 05 s`, `2 h 03 min`.
 pub fn duration(seconds: f64) -> String {
     // As many whole seconds as `Duration` would hold are enough.
@@ -417,21 +432,6 @@ pub fn ago(seconds: f64) -> String {
         3600..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }
-}
-
-/// A size as a person says it: `512 B`, `1.4 MiB`.
-pub fn bytes(n: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    let mut size = n as f64 / 1024.0;
-    let mut unit = 0;
-    while size >= 1023.95 && unit + 1 < units.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    format!("{size:.1} {}", units[unit])
 }
 
 #[cfg(test)]
@@ -473,6 +473,20 @@ mod tests {
             (f64::NAN, "0 min 00 s"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+            (20 << 30, "20.0 GiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(bytes(n), text);
         }
     }
 

@@ -80,6 +80,31 @@ impl Index {
         self.entries.iter()
     }
 
+    /// Where every step stands, by pipeline and step.
+    pub fn steps(&self) -> impl Iterator<Item = (&str, &str, &StepState)> {
+        self.steps.iter().flat_map(|(pipeline, steps)| {
+            let of_step = move |(step, state)| (pipeline.as_str(), String::as_str(step), state);
+            steps.iter().map(of_step)
+        })
+    }
+
+    /// How many records the journal has and how many it would need.
+    pub fn length(&self) -> (usize, usize) {
+        (self.notes, self.shortest())
+    }
+
+    /// Forgets results, and where steps stand.
+    pub fn forget(&mut self, keys: &[Key], steps: &[StepRef]) {
+        for key in keys {
+            self.entries.remove(key);
+        }
+        for StepRef { pipeline, step } in steps {
+            if let Some(steps) = self.steps.get_mut(pipeline) {
+                steps.remove(step);
+            }
+        }
+    }
+
     /// Takes note of what happened.
     pub fn apply(&mut self, note: Note) {
         self.notes += 1;
@@ -273,16 +298,23 @@ impl Opened {
         if self.index.notes < 3 * self.index.shortest() + 1000 {
             return Ok(());
         }
-        let notes = self.index.notes();
+        self.journal.rewrite(&mut self.index)
+    }
+}
+
+impl Journal {
+    /// Replaces the journal by the shortest one that leads to `index`; durable
+    /// afterwards.
+    pub fn rewrite(&mut self, index: &mut Index) -> Result<(), FileError> {
+        let notes = index.notes();
         let mut bytes = MAGIC.to_vec();
         for note in &notes {
             write_note(&mut bytes, note);
         }
-        let path = self.journal.path.clone();
-        files::write_atomic(&path, &bytes)?;
-        let file = OpenOptions::new().append(true).open(&path);
-        self.journal.file = file.on("open", &path)?;
-        self.index.notes = notes.len();
+        files::write_atomic(&self.path, &bytes)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        self.file = file.on("open", &self.path)?;
+        index.notes = notes.len();
         Ok(())
     }
 }

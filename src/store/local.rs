@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::journal::{Index, Journal, JournalError, Note};
+use super::journal::{Index, Journal, JournalError, Note, StepRef};
 use super::object::{Artifact, BadListing, Entry, Key, Listing, Shape};
 use super::stat::{ContentError, StatCache};
 use crate::files::{self, FileError, PathContext};
@@ -130,6 +130,21 @@ impl LocalStore {
     /// What is stored under a key.
     pub fn entry(&self, key: &Key) -> Option<Entry> {
         self.with_index(|index| index.entry(key).cloned())
+    }
+
+    /// Forgets results, and where steps stand, and compacts the journal;
+    /// durable afterwards. Their objects stay.
+    pub fn forget(&self, keys: &[Key], steps: &[StepRef]) -> Result<(), StoreError> {
+        self.commit()?;
+        let log = &mut *self.lock();
+        let journal = log.journal.as_mut().ok_or(StoreError::ReadOnly)?;
+        log.index.forget(keys, steps);
+        Ok(journal.rewrite(&mut log.index)?)
+    }
+
+    /// The folder of the objects.
+    pub(super) fn objects_folder(&self) -> &Path {
+        &self.objects
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Log> {
@@ -264,7 +279,7 @@ impl LocalStore {
         Ok(true)
     }
 
-    fn copy(&self, from: &Path, to: &Path, mode: u32) -> Result<(), FileError> {
+    pub(super) fn copy(&self, from: &Path, to: &Path, mode: u32) -> Result<(), FileError> {
         let mut source = files::open(from)?;
         let mut target = files::create(to)?;
         io::copy(&mut source, &mut target).on("write", to)?;
@@ -450,7 +465,6 @@ fn replace(new: &Path, path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::journal::StepRef;
 
     fn space() -> (tempfile::TempDir, LocalStore) {
         let folder = tempfile::tempdir().unwrap();

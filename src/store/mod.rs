@@ -10,8 +10,10 @@ pub mod journal;
 mod local;
 mod object;
 mod stat;
+mod upkeep;
 
 pub use journal::{Index, Note, StepRef, StepState};
 pub use local::{LocalStore, Store, StoreError};
 pub use object::{Artifact, BadListing, Entry, Key, ListEntry, Listing, Output, Shape};
 pub use stat::{ContentError, StatCache};
+pub use upkeep::{Holdings, References, walk};

@@ -86,7 +86,7 @@ pub struct ListEntry {
     pub artifact: Artifact,
 }
 
-const LISTING_MAGIC: &[u8] = b"retune listing 1\n";
+const LISTING_MAGIC: &[u8] = Listing::MAGIC;
 
 /// Bytes of an entry before its name: shape, size, digest, length of the name.
 const ENTRY_HEAD: usize = 1 + 8 + 32 + 4;
@@ -97,6 +97,9 @@ const ENTRY_HEAD: usize = 1 + 8 + 32 + 4;
 pub struct BadListing(pub Digest);
 
 impl Listing {
+    /// What the bytes of every listing begin with.
+    pub(super) const MAGIC: &[u8; 17] = b"retune listing 1\n";
+
     /// The listing's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = LISTING_MAGIC.to_vec();

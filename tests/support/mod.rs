@@ -179,7 +179,28 @@ impl Space {
 
     /// Starts a verb that runs steps and leaves it running.
     pub fn start(&self, arguments: &[&str]) -> Running {
-        let (verb, rest) = arguments.split_first().unwrap();
+        self.start_command(self.command(&arguments[..1]), arguments)
+    }
+
+    /// As [`Space::start`], through another program that starts what follows
+    /// its own arguments.
+    pub fn start_within(&self, program: &str, within: &[&str], arguments: &[&str]) -> Running {
+        let plain = self.command(&arguments[..1]);
+        let mut command = Command::new(program);
+        command
+            .args(within)
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command.current_dir(&self.project).stdin(Stdio::null());
+        command.env_clear();
+        for (name, value) in plain.get_envs() {
+            command.envs(value.map(|value| (name, value)));
+        }
+        self.start_command(command, arguments)
+    }
+
+    fn start_command(&self, mut command: Command, arguments: &[&str]) -> Running {
+        let (_, rest) = arguments.split_first().unwrap();
         let n = (1..).find(|n| !self.outside(&format!("events.{n}")).exists());
         let n = n.unwrap();
         let events = self.outside(&format!("events.{n}"));
@@ -187,7 +208,6 @@ impl Space {
             self.outside(&format!("out.{n}")),
             self.outside(&format!("err.{n}")),
         );
-        let mut command = self.command(&[verb]);
         command.arg("--events").arg(&events).args(rest);
         command.stdout(fs::File::create(&out).unwrap());
         command.stderr(fs::File::create(&err).unwrap());
@@ -215,6 +235,12 @@ impl Space {
         files.retain(|path| fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes()));
         files
     }
+}
+
+/// Whether `unshare` with these arguments can start a program.
+pub fn can_unshare(within: &[&str]) -> bool {
+    let probe = Command::new("unshare").args(within).arg("true").output();
+    probe.is_ok_and(|probe| probe.status.success())
 }
 
 /// All files below a folder, sorted.
