@@ -432,6 +432,11 @@ uses = "tokenizer.train"
 text = ["text.txt"]
 vocab_size = 300
 
+[steps.rows]
+uses = "data.import"
+files = ["rows.jsonl"]
+schema = "chat"
+
 [steps.base]
 uses = "model.init"
 tokenizer = "@tokenizer"
@@ -446,7 +451,7 @@ uses = "lora.train"
 matrix = { rate = [1e-3, 2e-3], rank = [2], targets = [["q_proj", "v_proj"]] }
 model = "@base"
 tokenizer = "@tokenizer"
-train = "rows.jsonl"
+train = "@rows"
 rank = "${matrix.rank}"
 target_modules = "${matrix.targets}"
 learning_rate = "${matrix.rate}"
@@ -462,14 +467,14 @@ batch_tokens = 64
         &"one two three four five six seven eight\n".repeat(20),
     );
     let row = |n: usize| {
-        format!(
-            "{{\"id\": \"{n}\", \"messages\": [{{\"role\": \"user\", \"content\": \"one two {n}\"}}, \
-             {{\"role\": \"assistant\", \"content\": \"three four\"}}]}}\n"
-        )
+        let content = |role: &str, text: &str| serde_json::json!({"role": role, "content": text});
+        let question = content("user", &format!("one two {n}"));
+        let messages = [question, content("assistant", "three four")];
+        format!("{}\n", serde_json::json!({ "messages": messages }))
     };
     space.write("rows.jsonl", &(0..8).map(row).collect::<String>());
     let run = space.built(&[]);
-    assert_eq!(run.total("ran"), 4, "{run}");
+    assert_eq!(run.total("ran"), 5, "{run}");
     let table = space.retune(&["table", "stage1", "--json"]);
     let table: Value = serde_json::from_str(&table.out).unwrap();
     let rows = table[0]["rows"].as_array().unwrap();
