@@ -422,3 +422,78 @@ fn a_plan_of_cells_fits_the_screen() {
         all       command     ← score[*]
         ");
 }
+
+#[test]
+fn lora_training_runs_in_a_matrix() {
+    let space = Space::new(
+        r#"
+[steps.tokenizer]
+uses = "tokenizer.train"
+text = ["text.txt"]
+vocab_size = 300
+
+[steps.rows]
+uses = "data.import"
+files = ["rows.jsonl"]
+schema = "chat"
+
+[steps.base]
+uses = "model.init"
+tokenizer = "@tokenizer"
+hidden_size = 16
+intermediate_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 64
+
+[steps.stage1]
+uses = "lora.train"
+matrix = { rate = [1e-3, 2e-3], rank = [2], targets = [["q_proj", "v_proj"]] }
+model = "@base"
+tokenizer = "@tokenizer"
+train = "@rows"
+rank = "${matrix.rank}"
+target_modules = "${matrix.targets}"
+learning_rate = "${matrix.rate}"
+max_steps = 2
+warmup_steps = 0
+epochs = 0
+max_length = 64
+batch_tokens = 64
+"#,
+    );
+    space.write(
+        "text.txt",
+        &"one two three four five six seven eight\n".repeat(20),
+    );
+    let row = |n: usize| {
+        let content = |role: &str, text: &str| serde_json::json!({"role": role, "content": text});
+        let question = content("user", &format!("one two {n}"));
+        let messages = [question, content("assistant", "three four")];
+        format!("{}\n", serde_json::json!({ "messages": messages }))
+    };
+    space.write("rows.jsonl", &(0..8).map(row).collect::<String>());
+    let run = space.built(&[]);
+    assert_eq!(run.total("ran"), 5, "{run}");
+    let table = space.retune(&["table", "stage1", "--json"]);
+    let table: Value = serde_json::from_str(&table.out).unwrap();
+    let rows = table[0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{table}");
+    for row in rows {
+        assert_eq!(row["state"], "current");
+        assert!(row["seconds"].as_f64().is_some(), "{row}");
+        assert_eq!(row["cell"]["targets"][1], "v_proj");
+        let numbers = row["metrics"].as_object().unwrap();
+        assert!(numbers.values().any(|value| value.is_f64()), "{row}");
+    }
+    assert_ne!(rows[0]["metrics"], rows[1]["metrics"]);
+    space.edit("rank = [2]", "rank = [2, 4]");
+    let run = space.built(&[]);
+    assert_eq!(run.steps("step-finished").len(), 2, "{run}");
+    assert!(
+        run.steps("step-finished")
+            .iter()
+            .all(|step| step.contains("rank=4")),
+        "{run}"
+    );
+}

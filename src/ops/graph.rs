@@ -1,6 +1,6 @@
 //! The graph as text, Graphviz dot or Mermaid.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 
 use super::{OpsError, Workspace};
@@ -76,23 +76,25 @@ fn groups(graph: &Graph) -> Vec<Vec<StepId>> {
 
 /// The names of steps; all cells of a matrix are one.
 fn names(graph: &Graph, ids: &[StepId]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let mut cells: HashMap<&str, Vec<StepId>> = HashMap::new();
+    let there: HashSet<StepId> = ids.iter().copied().collect();
+    let mut whole: HashMap<&str, bool> = HashMap::new();
+    let mut names = Vec::new();
     for &id in ids {
         let name = &graph.node(id).name;
-        if name.cell().is_some() {
-            let all = cells
-                .entry(name.base())
-                .or_insert_with(|| graph.cells(name.base()));
-            if all.len() > 1 && all.iter().all(|cell| ids.contains(cell)) {
-                let whole = format!("{}[*]", name.base());
-                if names.last() != Some(&whole) {
-                    names.push(whole);
-                }
-                continue;
-            }
+        if name.cell().is_none() {
+            names.push(name.to_string());
+            continue;
         }
-        names.push(name.to_string());
+        let told = whole.contains_key(name.base());
+        let whole = *whole.entry(name.base()).or_insert_with(|| {
+            let all = graph.cells(name.base());
+            all.len() > 1 && all.iter().all(|cell| there.contains(cell))
+        });
+        match (whole, told) {
+            (true, true) => {}
+            (true, false) => names.push(format!("{}[*]", name.base())),
+            (false, _) => names.push(name.to_string()),
+        }
     }
     names
 }

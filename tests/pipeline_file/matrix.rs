@@ -549,3 +549,17 @@ fn ten_thousand_cells_build() {
     let many = format!("{{ lr = [{axis}], n = [{axis}], m = [{axis}] }}");
     assert!(faults(&sweep(&many, "")).contains("more than 100000 cells"));
 }
+
+#[test]
+fn settings_may_depend_on_the_cell() {
+    let text = sweep(
+        "{ lr = [1, 2], first = [5, -3] }",
+        "priority = '${matrix.first}'\n",
+    );
+    let graph = load(&text);
+    let priority = |name| node(&graph, name).settings.priority;
+    assert_eq!(priority("train[first=5,lr=2]"), 5);
+    assert_eq!(priority("train[first=-3,lr=1]"), -3);
+    let wrong = faults(&text.replace("-3", "'x'"));
+    assert_eq!(wrong.matches("error:").count(), 1, "{wrong}");
+}
