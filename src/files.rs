@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -101,6 +102,18 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Ok(())
 }
 
+/// As [`write_atomic`], but what is written may be lost when the power fails: for
+/// what is checked when it is read and can be made anew.
+pub fn write_cache(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    create_dir(folder)?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = Path::new(&temporary);
+    write(temporary, bytes)?;
+    rename(temporary, path)
+}
+
 /// Removes a file or a whole folder; that it is already gone is no error.
 pub fn remove(path: &Path) -> Result<(), FileError> {
     let result = match fs::symlink_metadata(path) {
@@ -152,6 +165,17 @@ impl Stat {
     /// The stat tuple of a path, not following a symbolic link.
     pub fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::from_raw(&rustix::fs::lstat(path)?))
+    }
+
+    /// The stat tuple of what `name` in the open folder `dir` leads to; of a
+    /// symbolic link that of its target.
+    pub fn at(dir: impl AsFd, name: &[u8]) -> io::Result<Self> {
+        use rustix::fs::{AtFlags, statat};
+        let stat = Self::from_raw(&statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        if !stat.is_symlink() {
+            return Ok(stat);
+        }
+        Ok(Self::from_raw(&statat(&dir, name, AtFlags::empty())?))
     }
 
     /// The stat tuple of an open file.

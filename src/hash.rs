@@ -26,27 +26,28 @@ impl Digest {
 
     /// The digest of everything `reader` yields, and how many bytes that were.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
-        // Below one buffer everything is hashed on this thread; a larger
-        // buffer lets blake3 split a big file over the cores.
-        const SMALL: usize = 64 * 1024;
-        const LARGE: usize = 4 * 1024 * 1024;
+        // What fits the first buffer is hashed on this thread; a larger one
+        // lets blake3 split a big file over the cores, and still stays in
+        // their caches.
+        const FIRST: usize = 64 * 1024;
+        const NEXT: usize = 1024 * 1024;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; SMALL];
-        let mut total = 0;
+        let mut buffer = Vec::new();
+        let (mut size, mut total) = (FIRST, 0);
         loop {
-            let n = fill(&mut reader, &mut buffer)?;
-            if n == LARGE {
-                hasher.update_rayon(&buffer);
-            } else {
-                hasher.update(&buffer[..n]);
-            }
+            buffer.clear();
+            // Not zeroed before it is read into.
+            buffer.reserve_exact(size);
+            let n = (&mut reader).take(size as u64).read_to_end(&mut buffer)?;
+            match n == NEXT {
+                true => hasher.update_rayon(&buffer),
+                false => hasher.update(&buffer),
+            };
             total += n as u64;
-            if n < buffer.len() {
+            if n < size {
                 return Ok((Digest(*hasher.finalize().as_bytes()), total));
             }
-            if buffer.len() < LARGE {
-                buffer.resize(LARGE, 0);
-            }
+            size = NEXT;
         }
     }
 
@@ -76,20 +77,6 @@ impl Digest {
         first.copy_from_slice(&self.0[..8]);
         u64::from_le_bytes(first)
     }
-}
-
-/// Reads until the buffer is full or the reader is at its end.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 impl fmt::Display for Digest {

@@ -62,6 +62,7 @@
 //! | `cache/objects/ab/cdef…` | [`store::LocalStore`]; a folder is a [`store::Listing`] |
 //! | `cache/journal` | [`store::Note`]s by [`store::journal::Journal`] |
 //! | `cache/stat` | [`store::StatCache`] |
+//! | `cache/snapshots/NAME` | what a whole build came to, and [`store::Row`]s of all it looked at |
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
 //! | `cache/work/RUN-N/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
 //! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |

@@ -69,15 +69,19 @@ impl<'a> Run<'a, '_> {
         Err(StepError::new(message).hint("build again"))
     }
 
-    /// Whether an input is what was hashed. Keeps the listings of the user's
+    /// Whether an input that was just looked at is what was hashed. Keeps the listings of the user's
     /// folders on the way: the store has no copy of their files, and `why` is
     /// to say which of them changed.
     fn unchanged(&self, input: &ResolvedInput) -> bool {
         let store = self.with.around.store;
         let foreign = matches!(input.from, Provenance::Path(_) | Provenance::Hub(_));
-        if !foreign || input.artifact.shape != Shape::Folder {
+        if !foreign {
             return self.planner.unchanged(input);
         }
+        if input.artifact.shape != Shape::Folder {
+            return true;
+        }
+        store.stats().refresh(&input.path);
         let mut keep = |digest, bytes: &[u8]| {
             // Without it `why` says less, which is no reason to fail.
             let _ = store.keep_listing(digest, bytes);

@@ -60,10 +60,14 @@ pub struct Runner<'a> {
     pub options: &'a Options,
     /// Set by the user to stop.
     pub cancel: &'a AtomicBool,
+    /// What is known of steps that are not among those to bring up to date,
+    /// and that those read from.
+    pub settled: Vec<(StepId, Settled)>,
 }
 
 impl Runner<'_> {
-    /// Brings `steps` (closed under "needs", in build order) up to date.
+    /// Brings `steps` (in build order, closed under "needs" but for those that
+    /// are settled) up to date.
     ///
     /// Fails only when the store does, or before anything runs when a step asks
     /// for more than there is; what steps do is told by events and the summary.
@@ -159,10 +163,16 @@ impl<'a, 's> Run<'a, 's> {
         sink: &'s mut dyn Sink,
         sender: Sender<Message>,
     ) -> Self {
+        let mut planner = Planner::new(with.graph, with.around);
+        for (id, settled) in &with.settled {
+            planner.settle(*id, settled.clone());
+        }
         let mut states = vec![State::Done; with.graph.nodes.len()];
         let mut ready = VecDeque::new();
         for &id in steps {
-            let needs = with.graph.dependencies(id).len();
+            let needs = with.graph.dependencies(id).iter();
+            let needs = needs.filter(|step| planner.settled(**step).is_none());
+            let needs = needs.count();
             states[id.index()] = match needs {
                 0 => State::Ready,
                 n => State::Waiting(n as u32),
@@ -177,7 +187,7 @@ impl<'a, 's> Run<'a, 's> {
             forced,
             sink,
             sender,
-            planner: Planner::new(with.graph, with.around),
+            planner,
             states,
             ready,
             queue: None,

@@ -1,6 +1,6 @@
 //! Starting: what has a place is looked at once more, put in order, and handed to the executor.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Running;
 use super::attempt::TimeLimit;
@@ -18,6 +18,9 @@ use crate::plan::{Decided, LINEAGE_FILE, Provenance};
 use crate::step::{Grant, Input, OutPort, Progress, StepError};
 use crate::store::{Note, Store, StoreError};
 
+/// Inputs that were looked at so recently are not looked at again.
+const JUST_NOW: Duration = Duration::from_millis(100);
+
 impl<'a> Run<'a, '_> {
     pub(super) fn start_queued<'scope>(&mut self, crew: &Crew<'scope, '_>) -> Result<(), RunError>
     where
@@ -26,8 +29,14 @@ impl<'a> Run<'a, '_> {
         while matches!(self.stopping, Stopping::No)
             && let Some((id, decided, grant)) = self.next_queued()?
         {
-            let now = self.planner.inputs(id);
-            if now.is_ok_and(|now| now == decided.inputs) {
+            // Whatever changes from here on is found when the step has ended.
+            let just_now = decided.at.elapsed() < JUST_NOW;
+            if just_now
+                || self
+                    .planner
+                    .inputs(id)
+                    .is_ok_and(|now| now == decided.inputs)
+            {
                 self.start(crew, id, decided, grant)?;
             } else {
                 self.queue().release(id);

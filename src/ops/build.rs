@@ -1,24 +1,27 @@
 //! Building: load, lock, run, and write down what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::workspace::{environment, find_steps, needed};
+use super::graph_cache::Identity;
+use super::snapshot::{self, Looked, Snapshot};
+use super::workspace::{Loaded, environment, find_steps, needed};
 use super::{HubAccess, OpsError, Workspace};
 use crate::event::{Event, Phase, Sink, Summary};
 use crate::exec::{Limits, LocalExecutor, Options, RunError, Runner};
 use crate::files::{self, Lock as BuildLock};
-use crate::graph::{Graph, Node, StepId};
-use crate::pipeline::Overrides;
+use crate::graph::{Graph, InputRef, Node, Origin, StepId};
+use crate::hash::Digest;
+use crate::pipeline::{Overrides, PipelineName, StepName};
 use crate::plan::{Provenance, Settled, Surroundings};
 use crate::record::{
     Lock, LockedStep, ProvenanceRecorder, RUN_FORMAT, RUNS, RunHeader, RunLog, stamp,
 };
 use crate::step::Registry;
-use crate::store::LocalStore;
+use crate::store::{LocalStore, StatCache};
 
 /// What to build and how.
 #[derive(Debug, Clone)]
@@ -76,20 +79,190 @@ pub fn build(
     sink: &mut dyn Sink,
 ) -> Result<Summary, OpsError> {
     let started = Instant::now();
-    let (graph, warnings) = workspace.load(&options.overrides)?;
+    let snapshot = snapshot_of(workspace, options);
+    let (mut lock, mut told) = (None, None);
+    if let Some(snapshot) = snapshot {
+        let Some(taken) = wait_for_lock(workspace, &snapshot.pipeline, cancel, sink)? else {
+            return Ok(nothing_begun(snapshot.len()));
+        };
+        lock = Some(taken);
+        told = build_shortly(snapshot, workspace, options, started, cancel, sink)?;
+    }
+    match told {
+        Some(summary) => Ok(summary),
+        None => build_at_length(workspace, options, started, lock, cancel, sink),
+    }
+}
+
+/// The snapshot that may make a build short: one of everything, that nobody
+/// wants to run in any case.
+fn snapshot_of(workspace: &Workspace, options: &BuildOptions) -> Option<Snapshot> {
+    let all = options.targets.is_empty() && options.force.is_empty();
+    // Pools of the command line are compared with those of the graph; phases
+    // are told of those of the long way.
+    if !all || !options.limits.pools.is_empty() || options.phases {
+        return None;
+    }
+    let identity = Identity {
+        path: &workspace.shown_pipeline(),
+        overrides: &options.overrides,
+        registry: &workspace.registry,
+    };
+    Snapshot::open(workspace, &identity)
+}
+
+/// Builds with the snapshot's help: nothing if all is as it was, else the
+/// steps that look at what changed and those below them. None where that
+/// cannot be told from the snapshot.
+fn build_shortly(
+    mut snapshot: Snapshot,
+    workspace: &Workspace,
+    options: &BuildOptions,
+    started: Instant,
+    cancel: &AtomicBool,
+    sink: &mut dyn Sink,
+) -> Result<Option<Summary>, OpsError> {
+    if !snapshot.same_values(&environment()) || cancel.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    let stats = StatCache::open(&workspace.cache.join("stat"));
+    match snapshot.look(&workspace.root, &stats) {
+        Looked::Same { touched } => {
+            stats.save()?;
+            let summary = all_up_to_date(&snapshot, workspace, options, sink)?;
+            let seconds = started.elapsed().as_secs_f64();
+            sink.event(&Event::RunFinished { summary, seconds });
+            if touched {
+                snapshot.keep(workspace);
+            }
+            if options.last {
+                std::mem::forget(snapshot);
+            }
+            Ok(Some(summary))
+        }
+        Looked::Changed(changed) => {
+            let steps = snapshot.steps_of(&changed, &workspace.root, &stats);
+            let (store, loaded) = (
+                workspace.open_store()?,
+                workspace.load_with_origin(&options.overrides)?,
+            );
+            store.0.stats().absorb(stats);
+            let build = Build::new(workspace, &loaded, &store.0, options);
+            let part = build.part(&snapshot, &steps).filter(|_| store.1.is_none());
+            let Some(part) = part else {
+                store.0.stats().save()?;
+                return Ok(None);
+            };
+            let run = |sink: &mut dyn Sink| build.run_part(part, snapshot, cancel, sink);
+            let summary = build.logged(started, sink, run)?;
+            if options.last {
+                std::mem::forget((loaded, store));
+            }
+            Ok(Some(summary))
+        }
+        Looked::Otherwise => {
+            stats.save()?;
+            Ok(None)
+        }
+    }
+}
+
+fn all_up_to_date(
+    snapshot: &Snapshot,
+    workspace: &Workspace,
+    options: &BuildOptions,
+    sink: &mut dyn Sink,
+) -> Result<Summary, OpsError> {
+    sink.event(&Event::RunStarted {
+        run: run_name(&workspace.cache),
+        pipeline: snapshot.pipeline.clone(),
+        steps: snapshot.len(),
+        jobs: options.limits.jobs,
+    });
+    remove_leftovers(&workspace.cache)?;
+    for step in snapshot.steps() {
+        sink.event(&step.up_to_date());
+    }
+    Ok(Summary {
+        up_to_date: snapshot.len(),
+        ..Summary::default()
+    })
+}
+
+/// The steps of a graph that a change may reach.
+struct Part {
+    /// In build order.
+    steps: Vec<StepId>,
+    /// What those read from that are not among them.
+    settled: Vec<(StepId, Settled)>,
+}
+
+impl Part {
+    /// None where what the others came to is not known, or not enough.
+    fn of(graph: &Graph, store: &LocalStore, changed: &[StepName]) -> Option<Self> {
+        let changed: Option<Vec<StepId>> = changed.iter().map(|name| graph.find(name)).collect();
+        let reached = graph.cone(changed?);
+        let order = graph.order().iter().copied();
+        let steps: Vec<StepId> = order.filter(|id| reached.contains(*id)).collect();
+        let mut settled = BTreeMap::new();
+        for &id in &steps {
+            // How all the others came to be is more than is known here.
+            let lineage = |input: &InputRef| input.from == Origin::Lineage;
+            if graph.node(id).inputs.iter().any(lineage) {
+                return None;
+            }
+            for &needed in graph.dependencies(id) {
+                if !reached.contains(needed) && !settled.contains_key(&needed) {
+                    settled.insert(needed, current(graph, store, needed)?);
+                }
+            }
+        }
+        let settled = settled.into_iter().collect();
+        Some(Part { steps, settled })
+    }
+}
+
+/// What a step that is up to date came to, without its inputs.
+fn current(graph: &Graph, store: &LocalStore, id: StepId) -> Option<Settled> {
+    store.with_index(|index| {
+        let state = index.step(graph.name.as_str(), graph.node(id).name.as_str())?;
+        let key = state.current?;
+        Some(Settled {
+            key,
+            inputs: Vec::new(),
+            outputs: index.entry(&key)?.outputs.clone(),
+        })
+    })
+}
+
+/// Builds with the graph and the store at hand.
+fn build_at_length(
+    workspace: &Workspace,
+    options: &BuildOptions,
+    started: Instant,
+    lock: Option<BuildLock>,
+    cancel: &AtomicBool,
+    sink: &mut dyn Sink,
+) -> Result<Summary, OpsError> {
+    let loaded = workspace.load_with_origin(&options.overrides)?;
+    let graph = &loaded.graph;
     tell_phase(options, Phase::Load, started, sink);
-    for warning in &warnings.list {
+    for warning in &loaded.warnings.list {
         let message = warning.message.clone();
         sink.event(&Event::Warning { message });
     }
-    let mut forced = find_steps(&graph, &options.force)?;
+    let mut forced = find_steps(graph, &options.force)?;
     forced.sort();
-    let targets = find_steps(&graph, &options.targets)?;
-    check_pools(&graph, &options.limits)?;
-    let steps = needed(&graph, &targets);
+    let targets = find_steps(graph, &options.targets)?;
+    check_pools(graph, &options.limits)?;
+    let steps = needed(graph, &targets);
     Lock::refuse_conflict(&workspace.lock_file())?;
-    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
-        return Ok(nothing_begun(&steps));
+    let lock = match lock {
+        Some(lock) => Some(lock),
+        None => wait_for_lock(workspace, &graph.name, cancel, sink)?,
+    };
+    let Some(_lock) = lock else {
+        return Ok(nothing_begun(steps.len()));
     };
     let opening = Instant::now();
     let (store, warning) = workspace.open_store()?;
@@ -97,17 +270,11 @@ pub fn build(
     if let Some(message) = warning {
         sink.event(&Event::Warning { message });
     }
-    let build = Build {
-        workspace,
-        graph: &graph,
-        registry: &workspace.registry,
-        store: &store,
-        options,
-        run: run_name(&workspace.cache),
-    };
-    let summary = build.logged(&steps, &forced, cancel, started, sink)?;
+    let build = Build::new(workspace, &loaded, &store, options);
+    let run = |sink: &mut dyn Sink| build.run(&steps, &forced, cancel, sink);
+    let summary = build.logged(started, sink, run)?;
     if options.last {
-        std::mem::forget(graph);
+        std::mem::forget((loaded, store));
     }
     Ok(summary)
 }
@@ -136,9 +303,9 @@ fn tell_phase(options: &BuildOptions, phase: Phase, began: Instant, sink: &mut d
 }
 
 /// The summary of a run that was stopped before its turn came.
-fn nothing_begun(steps: &[StepId]) -> Summary {
+fn nothing_begun(steps: usize) -> Summary {
     Summary {
-        cancelled: steps.len(),
+        cancelled: steps,
         ..Summary::default()
     }
 }
@@ -146,11 +313,11 @@ fn nothing_begun(steps: &[StepId]) -> Summary {
 /// One build at a time per store; none if the user stopped the waiting.
 pub(super) fn wait_for_lock(
     workspace: &Workspace,
-    graph: &Graph,
+    pipeline: &PipelineName,
     cancel: &AtomicBool,
     sink: &mut dyn Sink,
 ) -> Result<Option<BuildLock>, OpsError> {
-    lock_store(workspace, graph.name.as_str(), cancel, sink)
+    lock_store(workspace, pipeline.as_str(), cancel, sink)
 }
 
 /// The store's lock, for `work` as others are told who wait for it.
@@ -192,6 +359,7 @@ fn run_name(cache: &Path) -> String {
 
 struct Build<'a> {
     workspace: &'a Workspace,
+    loaded: &'a Loaded,
     graph: &'a Graph,
     registry: &'a Registry,
     store: &'a LocalStore,
@@ -199,16 +367,39 @@ struct Build<'a> {
     run: String,
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    fn new(
+        workspace: &'a Workspace,
+        loaded: &'a Loaded,
+        store: &'a LocalStore,
+        options: &'a BuildOptions,
+    ) -> Self {
+        Build {
+            workspace,
+            loaded,
+            graph: &loaded.graph,
+            registry: &workspace.registry,
+            store,
+            options,
+            run: run_name(&workspace.cache),
+        }
+    }
+
+    /// The part of the graph that a change of these steps may reach; none
+    /// where the snapshot is not of this graph, or the part cannot be built
+    /// without the rest.
+    fn part(&self, snapshot: &Snapshot, changed: &[StepName]) -> Option<Part> {
+        let same = self.loaded.made_from == Some(snapshot.made_from);
+        Part::of(self.graph, self.store, changed).filter(|_| same)
+    }
+
     /// Runs, and keeps the run's log; a log that cannot be kept is no reason
     /// to fail.
     fn logged(
         &self,
-        steps: &[StepId],
-        forced: &[StepId],
-        cancel: &AtomicBool,
         started: Instant,
         sink: &mut dyn Sink,
+        run: impl FnOnce(&mut dyn Sink) -> Result<Summary, OpsError>,
     ) -> Result<Summary, OpsError> {
         let mut log = RunLog::new(&self.workspace.cache, self.header());
         let result = {
@@ -216,7 +407,7 @@ impl Build<'_> {
                 log.event(event);
                 sink.event(event);
             };
-            let result = self.run(steps, forced, cancel, &mut both);
+            let result = run(&mut both);
             match &result {
                 Ok(summary) => both(&Event::RunFinished {
                     summary: *summary,
@@ -257,15 +448,73 @@ impl Build<'_> {
         cancel: &AtomicBool,
         sink: &mut dyn Sink,
     ) -> Result<Summary, OpsError> {
+        self.begin(steps.len(), sink)?;
+        let environment = environment();
+        let settled = Vec::new();
+        let (summary, settled) =
+            self.execute(steps, forced, settled, &environment, cancel, sink)?;
+        let lock = self.write_lock(&settled)?;
+        self.keep_snapshot(&environment, &settled, lock);
+        self.store.stats().save()?;
+        if self.options.last {
+            std::mem::forget(settled);
+        }
+        Ok(summary)
+    }
+
+    /// Runs a part of the graph; all other steps are as the snapshot says.
+    fn run_part(
+        &self,
+        part: Part,
+        mut snapshot: Snapshot,
+        cancel: &AtomicBool,
+        sink: &mut dyn Sink,
+    ) -> Result<Summary, OpsError> {
+        self.begin(snapshot.len(), sink)?;
+        let names = part.steps.iter().map(|id| &self.graph.node(*id).name);
+        let names: HashSet<&StepName> = names.collect();
+        for step in snapshot.steps() {
+            if !names.contains(&step.name) {
+                sink.event(&step.up_to_date());
+            }
+        }
+        let environment = environment();
+        let (mut summary, settled) =
+            self.execute(&part.steps, &[], part.settled, &environment, cancel, sink)?;
+        summary.up_to_date += snapshot.len() - part.steps.len();
+        let lock = self.write_in_lock(&part.steps, &settled)?;
+        let build = self.to_snapshot(snapshot.made_from, &environment, &settled, lock);
+        match summary.complete() && snapshot.update(&build, &names) {
+            true => snapshot.keep(self.workspace),
+            false => Snapshot::forget(self.workspace),
+        }
+        self.store.stats().save()?;
+        if self.options.last {
+            std::mem::forget((settled, snapshot));
+        }
+        Ok(summary)
+    }
+
+    fn begin(&self, steps: usize, sink: &mut dyn Sink) -> Result<(), OpsError> {
         sink.event(&Event::RunStarted {
             run: self.run.clone(),
             pipeline: self.graph.name.clone(),
-            steps: steps.len(),
+            steps,
             jobs: self.options.limits.jobs,
         });
-        remove_leftovers(&self.workspace.cache)?;
+        remove_leftovers(&self.workspace.cache)
+    }
+
+    fn execute(
+        &self,
+        steps: &[StepId],
+        forced: &[StepId],
+        settled: Vec<(StepId, Settled)>,
+        environment: &BTreeMap<String, String>,
+        cancel: &AtomicBool,
+        sink: &mut dyn Sink,
+    ) -> Result<(Summary, Vec<Option<Settled>>), OpsError> {
         let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
-        let environment = environment();
         let root = &self.workspace.root;
         let options = Options {
             run: self.run.clone(),
@@ -282,22 +531,17 @@ impl Build<'_> {
                 root,
                 cache: &self.workspace.cache,
                 store: self.store,
-                environment: &environment,
+                environment,
                 hub: &HubAccess::new(self.workspace, true),
             },
             executor: &LocalExecutor::new(program, std::env::vars_os()),
             recorder: &ProvenanceRecorder::new(root),
             options: &options,
             cancel,
+            settled,
         };
         let ran = runner.run(steps, forced, sink);
-        let (summary, settled) = ran.map_err(|error| self.explain(error))?;
-        self.write_lock(&settled)?;
-        self.store.stats().save()?;
-        if self.options.last {
-            std::mem::forget(settled);
-        }
-        Ok(summary)
+        ran.map_err(|error| self.explain(error))
     }
 
     fn explain(&self, error: RunError) -> OpsError {
@@ -311,8 +555,8 @@ impl Build<'_> {
     }
 
     /// Brings the lock file up to date: steps that were not built keep their
-    /// lines, steps that are gone lose them.
-    fn write_lock(&self, settled: &[Option<Settled>]) -> Result<(), OpsError> {
+    /// lines, steps that are gone lose them. Gives the digest of its text.
+    fn write_lock(&self, settled: &[Option<Settled>]) -> Result<Digest, OpsError> {
         let path = self.workspace.lock_file();
         let steps = self.graph.nodes.iter().zip(settled);
         let built = |(node, settled): (&Node, &Option<Settled>)| {
@@ -322,8 +566,10 @@ impl Build<'_> {
             steps: steps.clone().filter_map(built).collect(),
         };
         // The usual case by far, and then the file need not be understood.
-        if lock.steps.len() == self.graph.nodes.len() && lock.is_at(&path) {
-            return Ok(());
+        if lock.steps.len() == self.graph.nodes.len()
+            && let Some(digest) = lock.is_at(&path)
+        {
+            return Ok(digest);
         }
         let mut old = Lock::read(&path)?.unwrap_or_default();
         for (node, _) in steps.filter(|(_, settled)| settled.is_none()) {
@@ -332,6 +578,72 @@ impl Build<'_> {
                 .extend(kept.map(|step| (node.name.clone(), step)));
         }
         Ok(lock.write(&path)?)
+    }
+
+    /// Brings the blocks of some steps in the lock file up to date, which has
+    /// one for each step.
+    fn write_in_lock(
+        &self,
+        steps: &[StepId],
+        settled: &[Option<Settled>],
+    ) -> Result<Digest, OpsError> {
+        let path = self.workspace.lock_file();
+        let built = |id: &StepId| {
+            let settled = settled[id.index()].as_ref()?;
+            Some((self.graph.node(*id).name.clone(), locked(settled)))
+        };
+        let built: BTreeMap<StepName, LockedStep> = steps.iter().filter_map(built).collect();
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        let Some(text) = Lock::replace_in(&old, &built) else {
+            // Somebody has edited it in the meantime.
+            let mut lock = Lock::read(&path)?.unwrap_or_default();
+            lock.steps.extend(built);
+            return Ok(lock.write(&path)?);
+        };
+        if text != old {
+            files::write_atomic(&path, text.as_bytes())?;
+        }
+        Ok(Digest::of(text.as_bytes()))
+    }
+
+    /// Keeps a snapshot if every step has its outputs.
+    fn keep_snapshot(
+        &self,
+        environment: &BTreeMap<String, String>,
+        settled: &[Option<Settled>],
+        lock: Digest,
+    ) {
+        let Some(made_from) = self.loaded.made_from else {
+            return;
+        };
+        // Warnings are to be seen every time.
+        if !self.loaded.warnings.list.is_empty() || settled.iter().any(Option::is_none) {
+            return;
+        }
+        let build = self.to_snapshot(made_from, environment, settled, lock);
+        match build.snapshot() {
+            Some(snapshot) => snapshot.keep(self.workspace),
+            None => Snapshot::forget(self.workspace),
+        }
+    }
+
+    fn to_snapshot<'b>(
+        &'b self,
+        made_from: Digest,
+        environment: &'b BTreeMap<String, String>,
+        settled: &'b [Option<Settled>],
+        lock: Digest,
+    ) -> snapshot::Build<'b> {
+        snapshot::Build {
+            workspace: self.workspace,
+            graph: self.graph,
+            made_from,
+            text: self.loaded.text,
+            environment,
+            settled,
+            lock,
+            store: self.store,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::files::{self, Stat};
 use crate::graph::Graph;
 use crate::hash::{Digest, Encoder};
-use crate::pipeline::{Overrides, Source};
+use crate::pipeline::Overrides;
 use crate::step::Registry;
 
 const MAGIC: &[u8] = b"retune graph 2\n";
@@ -23,19 +23,20 @@ pub(super) struct GraphCache {
 }
 
 impl GraphCache {
-    /// The cached graph of `source` in the store's folder `cache`; none where
-    /// this program cannot tell itself from another one.
-    pub(super) fn new(
-        cache: &Path,
-        source: &Source,
-        overrides: &Overrides,
-        registry: &Registry,
-    ) -> Option<Self> {
-        let stem = Path::new(&source.path).file_stem()?;
+    /// The cached graph of the pipeline file `path`, whose text has the digest
+    /// `text`, in the store's folder `cache`; none where this program cannot
+    /// tell itself from another one.
+    pub(super) fn new(cache: &Path, identity: &Identity<'_>, text: &Digest) -> Option<Self> {
+        let stem = Path::new(identity.path).file_stem()?;
         Some(GraphCache {
             file: cache.join("graphs").join(stem),
-            made_from: made_from(source, overrides, registry, &own_program()?),
+            made_from: identity.with_text(text)?,
         })
+    }
+
+    /// The digest of everything that the graph is made from.
+    pub(super) fn made_from(&self) -> Digest {
+        self.made_from
     }
 
     /// The graph, if it is there, whole, and made from the same.
@@ -77,37 +78,48 @@ fn own_program() -> Option<Stat> {
     Stat::of(&std::fs::canonicalize(path).ok()?).ok()
 }
 
-/// The digest of everything that a graph is made from.
-fn made_from(
-    source: &Source,
-    overrides: &Overrides,
-    registry: &Registry,
-    program: &Stat,
-) -> Digest {
-    let mut encoder = Encoder::new("retune graph");
-    for n in [program.dev, program.ino, program.size] {
-        encoder.u64(n);
+/// Everything that a graph is made from besides the pipeline file's text.
+pub(super) struct Identity<'a> {
+    /// The pipeline file.
+    pub path: &'a str,
+    pub overrides: &'a Overrides,
+    pub registry: &'a Registry,
+}
+
+impl Identity<'_> {
+    /// The digest of everything that a graph is made from; none where this
+    /// program cannot tell itself from another one.
+    pub(super) fn with_text(&self, text: &Digest) -> Option<Digest> {
+        Some(self.made_from(text, &own_program()?))
     }
-    encoder.bytes(&program.mtime_ns.to_le_bytes());
-    encoder.list(registry.iter().count());
-    for kind in registry.iter() {
-        encoder.str(kind.name()).u64(kind.version().into());
+
+    fn made_from(&self, text: &Digest, program: &Stat) -> Digest {
+        let mut encoder = Encoder::new("retune graph");
+        for n in [program.dev, program.ino, program.size] {
+            encoder.u64(n);
+        }
+        encoder.bytes(&program.mtime_ns.to_le_bytes());
+        encoder.list(self.registry.iter().count());
+        for kind in self.registry.iter() {
+            encoder.str(kind.name()).u64(kind.version().into());
+        }
+        encoder.str(self.path).digest(text);
+        encoder.list(self.overrides.set.len());
+        for (path, value) in &self.overrides.set {
+            encoder.str(path).str(value);
+        }
+        encoder.list(self.overrides.env.len());
+        for (name, value) in &self.overrides.env {
+            encoder.str(name).str(value);
+        }
+        encoder.digest_of()
     }
-    encoder.str(&source.path).str(&source.text);
-    encoder.list(overrides.set.len());
-    for (path, value) in &overrides.set {
-        encoder.str(path).str(value);
-    }
-    encoder.list(overrides.env.len());
-    for (name, value) in &overrides.env {
-        encoder.str(name).str(value);
-    }
-    encoder.digest_of()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Source;
     use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
     use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
@@ -165,6 +177,14 @@ mod tests {
         }
     }
 
+    fn identity<'a>(overrides: &'a Overrides, registry: &'a Registry) -> Identity<'a> {
+        Identity {
+            path: "pipelines/p.toml",
+            overrides,
+            registry,
+        }
+    }
+
     fn set(value: &str) -> Overrides {
         Overrides {
             set: vec![("steps.a.times".into(), value.into())],
@@ -189,7 +209,8 @@ mod tests {
         }
 
         fn of(&self, text: &str, overrides: &Overrides, registry: &Registry) -> GraphCache {
-            GraphCache::new(self.folder.path(), &source(text), overrides, registry).unwrap()
+            let identity = identity(overrides, registry);
+            GraphCache::new(self.folder.path(), &identity, &Digest::of(text.as_bytes())).unwrap()
         }
 
         fn same(&self) -> GraphCache {
@@ -235,7 +256,9 @@ mod tests {
             mtime_ns: program.mtime_ns + 1,
             ..program
         };
-        let of = |program| made_from(&source(TEXT), &none, &registry::<1>(), program);
+        let registry = registry::<1>();
+        let text = Digest::of(TEXT.as_bytes());
+        let of = |program| identity(&none, &registry).made_from(&text, program);
         assert_ne!(of(&program), of(&rebuilt));
     }
 

@@ -155,7 +155,7 @@ pub fn repair_lock(workspace: &Workspace, overrides: &Overrides) -> Result<LockR
         lock.steps.extend(kept.map(|kept| (step.clone(), kept)));
         report.steps.push(LockFinding { step, standing });
     }
-    report.written = !lock.is_at(&path);
+    report.written = lock.is_at(&path).is_none();
     lock.write(&path)?;
     Ok(report)
 }

@@ -12,6 +12,7 @@ mod inspect;
 mod lock;
 mod lock_files;
 mod runs;
+mod snapshot;
 mod table;
 mod verify;
 mod view;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::OpsError;
-use super::graph_cache::GraphCache;
+use super::graph_cache::{GraphCache, Identity};
 use crate::files;
 use crate::graph::{Graph, StepId};
+use crate::hash::Digest;
 use crate::pipeline::{Address, Cell, Diagnostics, Overrides, Source, StepName};
 use crate::step::Registry;
 use crate::store::LocalStore;
@@ -115,21 +116,45 @@ impl Workspace {
     /// Reads and checks the pipeline file, or takes its graph from the cache;
     /// the diagnostics are warnings.
     pub fn load(&self, overrides: &Overrides) -> Result<(Graph, Diagnostics), OpsError> {
+        let loaded = self.load_with_origin(overrides)?;
+        Ok((loaded.graph, loaded.warnings))
+    }
+
+    /// As [`Workspace::load`], and says what the graph was made from.
+    pub(super) fn load_with_origin(&self, overrides: &Overrides) -> Result<Loaded, OpsError> {
         let registry = &*self.registry;
         let source = Source {
-            path: self.pipeline.display().to_string(),
+            path: self.shown_pipeline(),
             text: files::read_text(&self.root.join(&self.pipeline))?,
         };
-        let cache = GraphCache::new(&self.cache, &source, overrides, registry);
+        let identity = Identity {
+            path: &source.path,
+            overrides,
+            registry,
+        };
+        let text = Digest::of(source.text.as_bytes());
+        let cache = GraphCache::new(&self.cache, &identity, &text);
+        let made_from = cache.as_ref().map(GraphCache::made_from);
+        let loaded = |graph, warnings| Loaded {
+            graph,
+            warnings,
+            text,
+            made_from,
+        };
         if let Some(graph) = cache.as_ref().and_then(GraphCache::read) {
-            return Ok((graph, Diagnostics::new(source, Vec::new())));
+            return Ok(loaded(graph, Diagnostics::new(source, Vec::new())));
         }
         let (graph, warnings) = Graph::load(source, overrides, registry)?;
         // Warnings are to be seen every time.
         if let Some(cache) = cache.filter(|_| warnings.list.is_empty()) {
             cache.write(&graph);
         }
-        Ok((graph, warnings))
+        Ok(loaded(graph, warnings))
+    }
+
+    /// The pipeline file as messages name it.
+    pub(super) fn shown_pipeline(&self) -> String {
+        self.pipeline.display().to_string()
     }
 
     /// Opens the store to look at; needs no lock and writes nothing.
@@ -145,6 +170,17 @@ impl Workspace {
         });
         Ok((store, warning))
     }
+}
+
+/// A graph and where it comes from.
+pub(super) struct Loaded {
+    pub graph: Graph,
+    pub warnings: Diagnostics,
+    /// The digest of the pipeline file's text.
+    pub text: Digest,
+    /// The digest of everything the graph was made from; none where this
+    /// program cannot tell itself from another one.
+    pub made_from: Option<Digest>,
 }
 
 fn named(root: &Path, name: &str) -> Result<PathBuf, OpsError> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::changes::{EXAMPLES, FileChanges, compare_folders};
 use super::decide::{Fault, Standing, Stored, decide};
@@ -40,6 +41,8 @@ pub struct Decided {
     pub verdict: Verdict,
     /// What the store has for the key.
     pub entry: Option<Entry>,
+    /// When its inputs had been looked at.
+    pub at: Instant,
 }
 
 /// The line of a plan for one step.
@@ -292,6 +295,7 @@ impl<'a> Planner<'a> {
     /// Decides what to do for a step whose upstream steps are settled.
     pub fn decide(&self, id: StepId, forced: bool) -> Result<Decided, InputError> {
         let inputs = self.inputs(id)?;
+        let at = Instant::now();
         let key = self.key(id, &inputs);
         debug_assert_eq!(key, self.manifest(id, &inputs).key());
         let node = self.graph.node(id);
@@ -317,6 +321,7 @@ impl<'a> Planner<'a> {
             inputs,
             verdict,
             entry,
+            at,
         })
     }
 
@@ -345,7 +350,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether what is behind an input now is what was hashed.
+    /// Whether what is behind an input from another step, or from outside, now
+    /// is what was hashed.
     pub fn unchanged(&self, input: &ResolvedInput) -> bool {
         match input.from {
             Provenance::Engine(_) => true,

@@ -174,6 +174,11 @@ fn cpu_features() -> Vec<&'static str> {
 
 impl Project {
     fn capture(root: &Path) -> Option<Self> {
+        // Most of what it takes to learn that there is none is starting git.
+        let in_repository = root.ancestors().any(|folder| folder.join(".git").exists());
+        if !in_repository && std::env::var_os("GIT_DIR").is_none() {
+            return None;
+        }
         let commit = git(root, &["rev-parse", "HEAD"])?;
         let changes = git(root, &["status", "--porcelain", "--untracked-files=no"])?;
         Some(Project {

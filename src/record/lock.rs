@@ -227,17 +227,40 @@ impl Lock {
         text
     }
 
-    /// Whether the file says exactly this.
-    pub fn is_at(&self, path: &Path) -> bool {
-        std::fs::read(path).is_ok_and(|old| old == self.to_text().as_bytes())
+    /// The text of a lock file with these steps' blocks in the place of the
+    /// old ones; none where one of them has none.
+    pub fn replace_in(text: &str, steps: &BTreeMap<StepName, LockedStep>) -> Option<String> {
+        let mut result = String::with_capacity(text.len() + 64);
+        let mut rest = text;
+        // Blocks are sorted as the map is.
+        for (name, step) in steps {
+            let block = step.to_text(name);
+            let header = block[1..].find('\n')? + 2;
+            let at = rest.find(&block[..header])?;
+            result.push_str(&rest[..at]);
+            result.push_str(&block);
+            // A block has no empty line in it.
+            let end = rest[at + 1..].find("\n\n").map(|end| at + 2 + end);
+            rest = &rest[end.unwrap_or(rest.len())..];
+        }
+        result.push_str(rest);
+        Some(result)
     }
 
-    /// Writes the file unless it says this already.
-    pub fn write(&self, path: &Path) -> Result<(), FileError> {
-        match self.is_at(path) {
-            true => Ok(()),
-            false => files::write_atomic(path, self.to_text().as_bytes()),
+    /// The digest of the file, if it says exactly this.
+    pub fn is_at(&self, path: &Path) -> Option<Digest> {
+        let old = std::fs::read(path).ok()?;
+        (old == self.to_text().as_bytes()).then(|| Digest::of(&old))
+    }
+
+    /// Writes the file unless it says this already; gives the digest of its text.
+    pub fn write(&self, path: &Path) -> Result<Digest, FileError> {
+        if let Some(digest) = self.is_at(path) {
+            return Ok(digest);
         }
+        let text = self.to_text();
+        files::write_atomic(path, text.as_bytes())?;
+        Ok(Digest::of(text.as_bytes()))
     }
 }
 

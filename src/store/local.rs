@@ -201,6 +201,7 @@ impl LocalStore {
             }
         }
         self.put(&listing.to_bytes())?;
+        self.stats.forget(path);
         Ok(files::remove(path)?)
     }
 
@@ -258,7 +259,7 @@ impl LocalStore {
                 self.copy(&object, path, mode)?;
             }
         }
-        Ok(self.stats.learn(path, artifact.digest)?)
+        Ok(())
     }
 
     /// Shares the object's blocks with a new file; false where the file system
@@ -368,7 +369,6 @@ impl Store for LocalStore {
         files::remove(&temporary)?;
         self.place_new(artifact, &temporary)?;
         replace(&temporary, path)?;
-        self.stats.forget(&temporary);
         match artifact.shape {
             Shape::Folder => self.learn_folder(&artifact.digest, path)?,
             Shape::File | Shape::Executable => self.stats.learn(path, artifact.digest)?,
@@ -420,15 +420,10 @@ impl Store for LocalStore {
 impl LocalStore {
     /// Notes the digests of the files of a folder that was just put in place.
     fn learn_folder(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
-        let listing = Listing::from_bytes(&self.get(digest)?, *digest)?;
-        for entry in &listing.entries {
-            let child = path.join(std::ffi::OsStr::from_bytes(&entry.name));
-            match entry.artifact.shape {
-                Shape::Folder => self.learn_folder(&entry.artifact.digest, &child)?,
-                _ => self.stats.learn(&child, entry.artifact.digest)?,
-            }
-        }
-        Ok(())
+        let listing = |digest: &Digest| -> Result<Listing, StoreError> {
+            Ok(Listing::from_bytes(&self.get(digest)?, *digest)?)
+        };
+        self.stats.learn_folder(path, digest, &listing)
     }
 }
 

@@ -9,11 +9,13 @@
 pub mod journal;
 mod local;
 mod object;
+mod seen;
 mod stat;
 mod upkeep;
 
 pub use journal::{Index, Note, StepRef, StepState};
 pub use local::{LocalStore, Store, StoreError};
 pub use object::{Artifact, BadListing, Entry, Key, ListEntry, Listing, Output, Shape};
+pub use seen::{Change, Known, Row};
 pub use stat::{ContentError, StatCache};
 pub use upkeep::{Holdings, References, walk};

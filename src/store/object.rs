@@ -102,17 +102,23 @@ impl Listing {
 
     /// The listing's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
+        let entries = self.entries.iter();
+        Self::bytes_of(entries.map(|entry| (&entry.name[..], entry.artifact)))
+    }
+
+    /// The bytes of the listing with these entries, which are sorted by name.
+    pub(super) fn bytes_of<'a>(entries: impl Iterator<Item = (&'a [u8], Artifact)>) -> Vec<u8> {
         let mut bytes = LISTING_MAGIC.to_vec();
-        for entry in &self.entries {
-            bytes.push(match entry.artifact.shape {
+        for (name, artifact) in entries {
+            bytes.push(match artifact.shape {
                 Shape::File => b'f',
                 Shape::Executable => b'x',
                 Shape::Folder => b'd',
             });
-            bytes.extend_from_slice(&entry.artifact.size.to_le_bytes());
-            bytes.extend_from_slice(entry.artifact.digest.as_bytes());
-            bytes.extend_from_slice(&(entry.name.len() as u32).to_le_bytes());
-            bytes.extend_from_slice(&entry.name);
+            bytes.extend_from_slice(&artifact.size.to_le_bytes());
+            bytes.extend_from_slice(artifact.digest.as_bytes());
+            bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(name);
         }
         bytes
     }

@@ -1,14 +1,25 @@
 //! The stat cache: digests of files whose stat tuple has not changed since they were hashed.
+//!
+//! Format 2: the line `retune stat 2`, then blocks, of which a later one
+//! overrules an earlier one. A block is the length of what follows (`u64`), the
+//! first eight bytes of its blake3, how many records there are (`u32`), an
+//! index of (first eight bytes of the blake3 of the path, place of the record)
+//! sorted by the former, and the records: length of the path (`u32`), path, a
+//! [`Row`]; an empty row for a path that is gone. Looking up reads nothing but
+//! the index and the record that is asked for, and learning appends a block.
+//! (Format 1 was one block of files without an index; it is not read any more.)
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::object::{Artifact, ListEntry, Listing, Shape};
+use rustix::fs::CWD;
+
+use super::object::{Artifact, Listing};
+use super::seen::{Change, Hashed, Known, Row, hash_at, now_ns, take_u32};
 use crate::files::{self, FileError, PathContext, Stat};
 use crate::hash::Digest;
 
@@ -36,66 +47,43 @@ impl ContentError {
     }
 }
 
-/// What is told of the listings of folders.
-type Listed<'a> = &'a mut dyn FnMut(Digest, &[u8]);
-
-#[derive(Clone, Copy)]
-struct Known {
-    stat: Stat,
-    digest: Digest,
-    /// When the hashing began, nanoseconds since the epoch.
-    hashed_ns: i64,
-}
-
-/// Digests by path. Entries are believed only while [`Stat`] is equal in every
-/// field and the file was hashed clearly after its last change; a file whose
-/// times lie within the clock's granularity of the hashing could have been
-/// changed again without a trace (git calls this "racily clean").
+/// Digests by path. An entry is believed only while [`Known::vouches_for`] the
+/// file as it is now.
 pub struct StatCache {
     file: PathBuf,
-    known: Mutex<State>,
+    state: Mutex<State>,
 }
+
+/// What is told of the listings of folders.
+pub(super) type Listed<'a> = &'a mut dyn FnMut(Digest, &[u8]);
+
+/// What is known of a path; none for one that is gone.
+type Record = Option<Arc<Row>>;
 
 #[derive(Default)]
 struct State {
-    map: HashMap<Box<[u8]>, Known>,
+    /// What the file says; none while it has not been asked.
+    kept: Option<Kept>,
+    learnt: HashMap<Box<[u8]>, Record>,
+    /// Paths that were looked at a moment ago: the next question about one is
+    /// answered from that look.
+    fresh: HashSet<Box<[u8]>>,
     dirty: bool,
 }
 
-/// Kernels stamp files with a clock that ticks every 1–10 ms.
-const FINE_GRANULARITY_NS: i64 = 20_000_000;
-/// Some file systems keep whole seconds, or two.
-const COARSE_GRANULARITY_NS: i64 = 2_100_000_000;
-
-impl Known {
-    fn is_racy(&self) -> bool {
-        let newest = self.stat.mtime_ns.max(self.stat.ctime_ns);
-        let coarse = newest % 1_000_000 == 0;
-        let granularity = if coarse {
-            COARSE_GRANULARITY_NS
-        } else {
-            FINE_GRANULARITY_NS
-        };
-        self.hashed_ns < newest.saturating_add(granularity)
+impl State {
+    fn kept(&mut self, file: &Path) -> &Kept {
+        self.kept.get_or_insert_with(|| Kept::read(file))
     }
 }
 
-fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| d.as_nanos() as i64)
-}
-
 impl StatCache {
-    /// Loads the cache kept in `file`; one that is absent, of another version
-    /// or damaged is empty.
+    /// The cache kept in `file`, which is read when it is first asked; one that
+    /// is absent, of another version or damaged is empty.
     pub fn open(file: &Path) -> Self {
-        let map = fs::read(file).ok().and_then(|bytes| decode(&bytes));
         StatCache {
             file: file.to_owned(),
-            known: Mutex::new(State {
-                map: map.unwrap_or_default(),
-                dirty: false,
-            }),
+            state: Mutex::default(),
         }
     }
 
@@ -105,22 +93,45 @@ impl StatCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.known.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Writes the cache back if it learnt anything.
+    /// Writes down what was learnt: only that, unless the file has come to be
+    /// in many pieces.
     pub fn save(&self) -> Result<(), FileError> {
-        let mut state = self.lock();
-        if state.dirty {
-            files::write_atomic(&self.file, &encode(&state.map))?;
-            state.dirty = false;
+        let state = &mut *self.lock();
+        if !state.dirty {
+            return Ok(());
         }
-        Ok(())
+        state.dirty = false;
+        let scattered = state.kept.as_ref().is_some_and(Kept::is_scattered);
+        if !scattered && append(&self.file, &state.learnt) {
+            return Ok(());
+        }
+        let kept = state.kept.take().unwrap_or_else(|| Kept::read(&self.file));
+        let learnt = std::mem::take(&mut state.learnt);
+        let mut bytes = MAGIC.to_vec();
+        write_block(&mut bytes, &kept.merged_with(learnt));
+        files::write_cache(&self.file, &bytes)
     }
 
     /// The content of a file or folder, following symbolic links.
     pub fn content(&self, path: &Path) -> Result<Artifact, ContentError> {
-        self.content_listed(path, &mut |_, _| {})
+        if let Some(row) = self.fresh(path) {
+            return Ok(row.known(0).artifact());
+        }
+        let stat = self.stat(path)?;
+        if stat.is_dir() {
+            return Ok(self.folder(path)?.known(0).artifact());
+        }
+        if !stat.is_file() {
+            return Err(ContentError::Special(path.to_owned()));
+        }
+        let known = match self.recall(path) {
+            Some(row) if row.known(0).vouches_for(&stat) => *row.known(0),
+            _ => self.hash(path, &stat)?,
+        };
+        Ok(known.artifact())
     }
 
     /// Like [`StatCache::content`]; `listed` is given the digest and the bytes
@@ -130,98 +141,73 @@ impl StatCache {
         path: &Path,
         listed: Listed<'_>,
     ) -> Result<Artifact, ContentError> {
-        self.content_within(path, &mut Vec::new(), listed)
+        let row = match self.fresh(path) {
+            Some(row) => row,
+            None if self.stat(path)?.is_dir() => self.folder(path)?,
+            None => return self.content(path),
+        };
+        row.listings(0, listed);
+        Ok(row.known(0).artifact())
     }
 
-    /// `above` holds (device, inode) of the folders on the way down.
-    fn content_within(
-        &self,
-        path: &Path,
-        above: &mut Vec<(u64, u64)>,
-        listed: Listed<'_>,
-    ) -> Result<Artifact, ContentError> {
-        let mut stat = Stat::of(path).on("read", path)?;
-        if stat.is_symlink() {
-            let target = fs::canonicalize(path).on("follow the link", path)?;
-            stat = Stat::of(&target).on("read", path)?;
+    fn stat(&self, path: &Path) -> Result<Stat, FileError> {
+        let stat = Stat::of(path).on("read", path)?;
+        if !stat.is_symlink() {
+            return Ok(stat);
         }
-        if stat.is_file() {
-            return self.file_content(path, stat);
-        }
-        if !stat.is_dir() {
-            return Err(ContentError::Special(path.to_owned()));
-        }
-        let id = (stat.dev, stat.ino);
-        if above.contains(&id) {
-            return Err(ContentError::Loop(path.to_owned()));
-        }
-        above.push(id);
-        let listing = self.listing_within(path, above, listed)?;
-        above.pop();
-        let bytes = listing.to_bytes();
-        let artifact = listing.artifact_of(&bytes);
-        listed(artifact.digest, &bytes);
-        Ok(artifact)
+        Stat::at(CWD, path.as_os_str().as_bytes()).on("follow the link", path)
     }
 
     /// The listing of a folder.
     pub fn listing(&self, path: &Path) -> Result<Listing, ContentError> {
-        self.listing_within(path, &mut Vec::new(), &mut |_, _| {})
+        Ok(self.folder(path)?.listing(0))
     }
 
-    fn listing_within(
-        &self,
-        path: &Path,
-        above: &mut Vec<(u64, u64)>,
-        listed: Listed<'_>,
-    ) -> Result<Listing, ContentError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(path).on("list", path)? {
-            names.push(entry.on("list", path)?.file_name());
+    /// All that lies in a folder.
+    pub(super) fn folder(&self, path: &Path) -> Result<Arc<Row>, ContentError> {
+        let mut change = Change::Shape;
+        let mut row = self.recall(path).unwrap_or_default();
+        if !row.is_empty() && row.known(0).stat.is_dir() {
+            // Not copied unless somebody else looks at the same folder.
+            self.lock().learnt.remove(path.as_os_str().as_bytes());
+            change = Arc::make_mut(&mut row).look(0, CWD, &mut Vec::new());
         }
-        names.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        let entries = names.into_iter().map(|name| {
-            Ok(ListEntry {
-                artifact: self.content_within(&path.join(&name), above, listed)?,
-                name: name.as_bytes().to_vec(),
-            })
-        });
-        Ok(Listing {
-            entries: entries.collect::<Result<_, ContentError>>()?,
-        })
+        if change == Change::Shape {
+            let old = Some(&*row).filter(|row| !row.is_empty());
+            row = Arc::new(Row::of_folder(path, old)?);
+        }
+        self.put(path, row.clone(), change != Change::Nothing);
+        Ok(row)
     }
 
-    fn file_content(&self, path: &Path, stat: Stat) -> Result<Artifact, ContentError> {
-        let (digest, stat) = match self.recall(path, &stat) {
-            Some(digest) => (digest, stat),
-            None => self.hash(path)?,
-        };
-        Ok(Artifact {
-            digest,
-            shape: shape_of(&stat),
-            size: stat.size,
-        })
+    /// What was last seen at a path.
+    pub(crate) fn recall(&self, path: &Path) -> Option<Arc<Row>> {
+        let path = path.as_os_str().as_bytes();
+        let state = &mut *self.lock();
+        match state.learnt.get(path) {
+            Some(record) => record.clone(),
+            None => state.kept(&self.file).find(path).map(Arc::new),
+        }
     }
 
-    /// The digest of a file if its stat tuple still vouches for it.
-    fn recall(&self, path: &Path, stat: &Stat) -> Option<Digest> {
-        let state = self.lock();
-        let known = state.map.get(path.as_os_str().as_bytes())?;
-        (known.stat == *stat && !known.is_racy()).then_some(known.digest)
+    fn put(&self, path: &Path, row: Arc<Row>, is_new: bool) {
+        let state = &mut *self.lock();
+        state
+            .learnt
+            .insert(path.as_os_str().as_bytes().into(), Some(row));
+        state.dirty |= is_new;
     }
 
     /// The digest, and the stat tuple of what was read.
-    fn hash(&self, path: &Path) -> Result<(Digest, Stat), ContentError> {
-        let hashed_ns = now_ns();
-        let mut file = File::open(path).on("open", path)?;
-        let before = Stat::of_file(&file).on("read", path)?;
-        let (digest, size) = Digest::of_reader(&mut file).on("read", path)?;
-        let after = Stat::of_file(&file).on("read", path)?;
-        if before != after || size != after.size {
-            return Err(ContentError::Changed(path.to_owned()));
+    fn hash(&self, path: &Path, stat: &Stat) -> Result<Known, ContentError> {
+        let name = path.as_os_str().as_bytes();
+        match hash_at(CWD, name, stat, &mut Vec::new()).on("read", path)? {
+            Hashed::Changed => Err(ContentError::Changed(path.to_owned())),
+            Hashed::Known(known) => {
+                self.learn_known(path, known);
+                Ok(known)
+            }
         }
-        self.learn_at(path, after, digest, hashed_ns);
-        Ok((digest, after))
     }
 
     /// Notes the digest of an object of the store, which nobody else writes to,
@@ -234,7 +220,13 @@ impl StatCache {
 
     /// Forgets a path that is gone.
     pub(super) fn forget(&self, path: &Path) {
-        self.lock().map.remove(path.as_os_str().as_bytes());
+        let path = path.as_os_str().as_bytes();
+        let state = &mut *self.lock();
+        // Most paths that are forgotten were learnt in this run only.
+        match state.kept(&self.file).holds(path) {
+            true => drop(state.learnt.insert(path.into(), None)),
+            false => drop(state.learnt.remove(path)),
+        }
     }
 
     /// Notes the digest of a file that this process has just put in place.
@@ -244,92 +236,244 @@ impl StatCache {
         Ok(())
     }
 
+    /// Notes the digests of the files of a folder that this process has just
+    /// put in place; `listing` gives the listings of it and those below it.
+    pub(super) fn learn_folder<E: From<FileError>>(
+        &self,
+        path: &Path,
+        digest: &Digest,
+        listing: &dyn Fn(&Digest) -> Result<Listing, E>,
+    ) -> Result<(), E> {
+        let row = Row::of_placed(path, digest, listing)?;
+        self.put(path, Arc::new(row), true);
+        Ok(())
+    }
+
+    /// Notes what somebody else saw at a path; `is_new` if it is not known here yet.
+    pub(crate) fn learn_row(&self, path: &Path, row: Row, is_new: bool) {
+        self.put(path, Arc::new(row), is_new);
+    }
+
+    /// Notes that what is known of a path was seen a moment ago.
+    pub(crate) fn refresh(&self, path: &Path) {
+        let path = path.as_os_str().as_bytes();
+        self.lock().fresh.insert(path.into());
+    }
+
+    fn fresh(&self, path: &Path) -> Option<Arc<Row>> {
+        let path = path.as_os_str().as_bytes();
+        let state = &mut *self.lock();
+        let fresh = state.fresh.remove(path);
+        state.learnt.get(path)?.clone().filter(|_| fresh)
+    }
+
+    /// Takes over what another cache of the same file has learnt.
+    pub(crate) fn absorb(&self, other: StatCache) {
+        let other = other.state.into_inner().unwrap_or_else(|e| e.into_inner());
+        let state = &mut *self.lock();
+        state.learnt.extend(other.learnt);
+        state.fresh.extend(other.fresh);
+        state.dirty |= other.dirty;
+    }
+
     fn learn_at(&self, path: &Path, stat: Stat, digest: Digest, hashed_ns: i64) {
         let known = Known {
             stat,
             digest,
             hashed_ns,
         };
-        let mut state = self.lock();
-        state.map.insert(path.as_os_str().as_bytes().into(), known);
-        state.dirty = true;
+        self.learn_known(path, known);
+    }
+
+    fn learn_known(&self, path: &Path, known: Known) {
+        let row = Row::file(path.as_os_str().as_bytes(), known);
+        self.put(path, Arc::new(row), true);
     }
 }
 
-fn shape_of(stat: &Stat) -> Shape {
-    if stat.is_executable() {
-        Shape::Executable
-    } else {
-        Shape::File
+const MAGIC: &[u8] = b"retune stat 2\n";
+/// Before a block: its length and its check.
+const BLOCK_HEAD: usize = 8 + 8;
+/// Of the index: the check of a path and the place of its record.
+const PLACE: usize = 8 + 4;
+/// More blocks than this are merged into one.
+const MOST_BLOCKS: usize = 16;
+
+/// What the file holds, as it lies there.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// Where the whole blocks lie in `bytes`.
+    blocks: Vec<std::ops::Range<usize>>,
+}
+
+impl Kept {
+    /// Reads the file as far as it is whole.
+    fn read(file: &Path) -> Self {
+        let mut kept = Kept {
+            bytes: fs::read(file).unwrap_or_default(),
+            blocks: Vec::new(),
+        };
+        if !kept.bytes.starts_with(MAGIC) {
+            return Kept::default();
+        }
+        let mut at = MAGIC.len();
+        while let Some(block) = whole_block(&kept.bytes, at) {
+            at = block.end;
+            kept.blocks.push(block);
+        }
+        kept
+    }
+
+    fn is_scattered(&self) -> bool {
+        let first = self.blocks.first().map_or(0, ExactSizeIterator::len);
+        self.blocks.len() > MOST_BLOCKS || self.bytes.len() > 2 * first + (1 << 16)
+    }
+
+    fn block(&self, block: &std::ops::Range<usize>) -> Block<'_> {
+        Block::of(&self.bytes[block.clone()]).unwrap_or_default()
+    }
+
+    fn record(&self, path: &[u8]) -> Option<&[u8]> {
+        let check = Digest::of(path).prefix();
+        let mut blocks = self.blocks.iter().rev().map(|block| self.block(block));
+        blocks.find_map(|block| block.find(path, check))
+    }
+
+    fn holds(&self, path: &[u8]) -> bool {
+        self.record(path).is_some()
+    }
+
+    fn find(&self, path: &[u8]) -> Option<Row> {
+        let row = Row::parse(self.record(path)?)?.0;
+        (!row.is_empty()).then_some(row)
+    }
+
+    /// Everything, newest last.
+    fn merged_with(&self, learnt: HashMap<Box<[u8]>, Record>) -> HashMap<Box<[u8]>, Record> {
+        let mut all = HashMap::new();
+        for block in &self.blocks {
+            for (path, row) in self.block(block).records() {
+                let row = Row::parse(row).map(|(row, _)| row);
+                let row = row.filter(|row| !row.is_empty());
+                all.insert(path.into(), row.map(Arc::new));
+            }
+        }
+        all.extend(learnt);
+        all.retain(|_, record| record.is_some());
+        all
     }
 }
 
-/// Version 1: magic, records of (path length u32, path, stat, digest,
-/// hashed_ns), then the first eight bytes of the blake3 of all that.
-const MAGIC: &[u8] = b"retune stat 1\n";
+/// The block that starts at `at`, if it is whole.
+fn whole_block(bytes: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
+    let (head, rest) = bytes.get(at..)?.split_at_checked(BLOCK_HEAD)?;
+    let length = usize::try_from(u64::from_le_bytes(head[..8].try_into().ok()?)).ok()?;
+    let payload = rest.get(..length)?;
+    let start = at + BLOCK_HEAD;
+    (Digest::of(payload).prefix().to_le_bytes() == head[8..]).then_some(start..start + length)
+}
 
-/// Bytes of a record behind its path: dev, ino, size, mtime, ctime, mode, digest, hashed_ns.
-const RECORD: usize = 8 * 5 + 4 + 32 + 8;
+#[derive(Default)]
+struct Block<'a> {
+    index: &'a [u8],
+    records: &'a [u8],
+}
 
-fn encode(map: &HashMap<Box<[u8]>, Known>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(MAGIC.len() + map.len() * (RECORD + 64));
-    bytes.extend_from_slice(MAGIC);
-    for (path, known) in map {
-        let stat = &known.stat;
+impl<'a> Block<'a> {
+    fn of(payload: &'a [u8]) -> Option<Self> {
+        let (count, rest) = take_u32(payload)?;
+        let (index, records) = rest.split_at_checked((count as usize).checked_mul(PLACE)?)?;
+        Some(Block { index, records })
+    }
+
+    fn check(&self, i: usize) -> u64 {
+        let mut check = [0; 8];
+        check.copy_from_slice(&self.index[i * PLACE..][..8]);
+        u64::from_le_bytes(check)
+    }
+
+    /// The path of a record and what follows it.
+    fn record(&self, i: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let (place, _) = take_u32(&self.index[i * PLACE + 8..])?;
+        let (length, rest) = take_u32(self.records.get(place as usize..)?)?;
+        rest.split_at_checked(length as usize)
+    }
+
+    fn len(&self) -> usize {
+        self.index.len() / PLACE
+    }
+
+    fn find(&self, path: &[u8], check: u64) -> Option<&'a [u8]> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            match self.check(middle) < check {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        let same = (low..self.len()).take_while(|&i| self.check(i) == check);
+        let mut records = same.filter_map(|i| self.record(i));
+        records.find(|(of, _)| *of == path).map(|(_, row)| row)
+    }
+
+    fn records(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + '_ {
+        (0..self.len()).filter_map(|i| self.record(i))
+    }
+}
+
+fn write_block(bytes: &mut Vec<u8>, records: &HashMap<Box<[u8]>, Record>) {
+    let mut sorted: Vec<_> = records
+        .iter()
+        .map(|(path, record)| (Digest::of(path).prefix(), path, record))
+        .collect();
+    sorted.sort_unstable_by_key(|(check, path, _)| (*check, *path));
+    let mut index = Vec::with_capacity(sorted.len() * PLACE);
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; BLOCK_HEAD]);
+    bytes.extend_from_slice(&(sorted.len() as u32).to_le_bytes());
+    let index_at = bytes.len();
+    bytes.resize(index_at + sorted.len() * PLACE, 0);
+    let records_at = bytes.len();
+    for (check, path, record) in sorted {
+        let place = (bytes.len() - records_at) as u32;
+        index.extend_from_slice(&check.to_le_bytes());
+        index.extend_from_slice(&place.to_le_bytes());
         bytes.extend_from_slice(&(path.len() as u32).to_le_bytes());
         bytes.extend_from_slice(path);
-        for n in [stat.dev, stat.ino, stat.size] {
-            bytes.extend_from_slice(&n.to_le_bytes());
+        match record {
+            Some(row) => row.write(bytes),
+            None => Row::default().write(bytes),
         }
-        bytes.extend_from_slice(&stat.mtime_ns.to_le_bytes());
-        bytes.extend_from_slice(&stat.ctime_ns.to_le_bytes());
-        bytes.extend_from_slice(&stat.mode.to_le_bytes());
-        bytes.extend_from_slice(known.digest.as_bytes());
-        bytes.extend_from_slice(&known.hashed_ns.to_le_bytes());
     }
-    let check = Digest::of(&bytes).prefix();
-    bytes.extend_from_slice(&check.to_le_bytes());
-    bytes
+    bytes[index_at..records_at].copy_from_slice(&index);
+    let payload = &bytes[start + BLOCK_HEAD..];
+    let (length, check) = (payload.len() as u64, Digest::of(payload).prefix());
+    bytes[start..start + 8].copy_from_slice(&length.to_le_bytes());
+    bytes[start + 8..start + BLOCK_HEAD].copy_from_slice(&check.to_le_bytes());
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<Box<[u8]>, Known>> {
-    let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
-    if Digest::of(body).prefix().to_le_bytes() != check {
-        return None;
+/// Appends what was learnt to a file that is there; false where that cannot be
+/// done. A torn end hides what is appended to it, which costs time only.
+fn append(file: &Path, learnt: &HashMap<Box<[u8]>, Record>) -> bool {
+    let Ok(mut kept) = OpenOptions::new().read(true).append(true).open(file) else {
+        return false;
+    };
+    let mut magic = [0; MAGIC.len()];
+    if io::Read::read_exact(&mut kept, &mut magic).is_err() || magic != *MAGIC {
+        return false;
     }
-    let mut rest = body.strip_prefix(MAGIC)?;
-    let mut map = HashMap::with_capacity(rest.len() / (RECORD + 64));
-    while !rest.is_empty() {
-        let (length, tail) = rest.split_at_checked(4)?;
-        let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-        let (path, tail) = tail.split_at_checked(length)?;
-        let (record, tail) = tail.split_at_checked(RECORD)?;
-        map.insert(path.into(), decode_record(record)?);
-        rest = tail;
-    }
-    Some(map)
-}
-
-fn decode_record(record: &[u8]) -> Option<Known> {
-    let u64_at = |at: usize| Some(u64::from_le_bytes(record[at..at + 8].try_into().ok()?));
-    let i64_at = |at: usize| Some(i64::from_le_bytes(record[at..at + 8].try_into().ok()?));
-    Some(Known {
-        stat: Stat {
-            dev: u64_at(0)?,
-            ino: u64_at(8)?,
-            size: u64_at(16)?,
-            mtime_ns: i64_at(24)?,
-            ctime_ns: i64_at(32)?,
-            mode: u32::from_le_bytes(record[40..44].try_into().ok()?),
-        },
-        digest: Digest::from_bytes(record[44..76].try_into().ok()?),
-        hashed_ns: i64_at(76)?,
-    })
+    let mut bytes = Vec::new();
+    write_block(&mut bytes, learnt);
+    kept.write_all(&bytes).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::seen::COARSE_GRANULARITY_NS;
+    use std::fs::File;
     use std::os::unix::fs::symlink;
     use std::time::Duration;
 
@@ -394,8 +538,13 @@ mod tests {
         for i in 0..good.len() {
             let mut bad = good.clone();
             bad[i] ^= 1;
-            assert!(decode(&bad).is_none(), "flipped byte {i}");
-            assert!(decode(&good[..i]).is_none(), "cut at {i}");
+            fs::write(&file, &bad).unwrap();
+            assert!(
+                StatCache::open(&file).recall(&path).is_none(),
+                "flipped byte {i}"
+            );
+            fs::write(&file, &good[..i]).unwrap();
+            assert!(StatCache::open(&file).recall(&path).is_none(), "cut at {i}");
         }
     }
 

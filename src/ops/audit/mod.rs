@@ -88,7 +88,7 @@ pub fn audit(
         steps: Vec::new(),
         environment: Environment::capture(&workspace.root),
     };
-    let Some(_lock) = wait_for_lock(workspace, &graph, cancel, sink)? else {
+    let Some(_lock) = wait_for_lock(workspace, &graph.name, cancel, sink)? else {
         return Ok(report);
     };
     let (store, _) = workspace.open_store()?;
