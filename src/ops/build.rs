@@ -283,7 +283,7 @@ impl Build<'_> {
                 cache: &self.workspace.cache,
                 store: self.store,
                 environment: &environment,
-                hub: &HubAccess::new(self.workspace, true),
+                hub: &HubAccess::new(self.workspace, Some(cancel)),
             },
             executor: &LocalExecutor::new(program, std::env::vars_os()),
             recorder: &ProvenanceRecorder::new(root),
