@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use rustix::process::Signal;
 use support::Space;
 
 const PIPELINE: &str = r#"
@@ -160,4 +161,25 @@ fn what_the_hub_does_not_have_fails_the_step() {
             .contains("hf://datasets/alice/nothing@v1/train.jsonl"),
         "{run}"
     );
+}
+
+#[test]
+fn a_hub_that_does_not_answer_holds_up_nothing_else_and_can_be_interrupted() {
+    let space = Space::new(&format!(
+        "{PIPELINE}\n[steps.other]\nuses = 'command'\nrun = 'echo x > x'\n\
+         outputs = {{ x = 'x' }}\n"
+    ));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let home = space.outside("hf");
+    let running = space.start_with(&["build", "--grace", "300"], |command| {
+        command.env("HF_ENDPOINT", endpoint).env("HF_HOME", home);
+    });
+    // Asked, and never answered.
+    let (_silent, _) = listener.accept().unwrap();
+    let finished = running.wait_for("step-finished", 1);
+    assert_eq!(finished["step"], "other");
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!((run.code, run.total("cancelled")), (Some(130), 1), "{run}");
 }

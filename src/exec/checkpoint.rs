@@ -30,6 +30,7 @@ impl Run<'_, '_> {
         }
         // It may have been kept for a result that was not durable yet.
         self.spent.retain(|spent| *spent != folder);
+        self.about_to_go.retain(|spent| *spent != folder);
         files::create_dir(&folder)?;
         Ok(Some(Checkpoint {
             folder,
@@ -40,7 +41,7 @@ impl Run<'_, '_> {
 
     /// Removes the checkpoints of steps whose results are durable.
     pub(super) fn remove_spent(&mut self) {
-        for folder in self.spent.drain(..) {
+        for folder in self.about_to_go.drain(..) {
             // What stays is found by the store's upkeep.
             let _ = files::remove(&folder);
         }

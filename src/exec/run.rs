@@ -3,9 +3,9 @@
 //! One thread owns all state. Each running job has one of the crew that waits
 //! for it, takes its outputs into the store and reports back over a channel.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,9 +18,9 @@ use super::state::{Change, State};
 use super::stop::Stopping;
 use super::{Executor, Stop};
 use crate::event::{Event, Phase, Recorder, Sink, Summary};
-use crate::graph::{Graph, Node, StepId};
+use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
-use crate::plan::{Decided, Planner, Settled, Surroundings, Verdict};
+use crate::plan::{Decided, InputError, Planner, Settled, Surroundings, Verdict};
 use crate::step::{Grant, Progress, Purity, Registry, StepError};
 use crate::store::{Output, StepRef, Store, StoreError};
 
@@ -106,6 +106,10 @@ pub enum RunError {
 
 /// What a waiting thread reports.
 pub(super) enum Message {
+    /// What a step takes from outside was fetched and hashed.
+    Looked(StepId, Result<(), InputError>, Duration),
+    /// What had finished before is durable.
+    Committed(Result<(), StoreError>, Duration),
     Progress(StepId, Progress),
     Ended(StepId, Box<Ended>),
 }
@@ -153,6 +157,12 @@ pub(super) struct Run<'a, 's> {
     pub(super) last_commit: Instant,
     /// Checkpoints that are of no use once the results are durable.
     pub(super) spent: Vec<PathBuf>,
+    /// Those of them whose results are being made durable.
+    pub(super) about_to_go: Vec<PathBuf>,
+    pub(super) committing: bool,
+    /// Steps whose inputs are being looked at, or were.
+    pub(super) looking: BTreeSet<StepId>,
+    pub(super) looked: BTreeSet<StepId>,
 }
 
 impl<'a, 's> Run<'a, 's> {
@@ -197,6 +207,10 @@ impl<'a, 's> Run<'a, 's> {
             stopping: Stopping::No,
             last_commit: Instant::now(),
             spent: Vec::new(),
+            about_to_go: Vec::new(),
+            committing: false,
+            looking: BTreeSet::new(),
+            looked: BTreeSet::new(),
         }
     }
 
@@ -212,14 +226,14 @@ impl<'a, 's> Run<'a, 's> {
             self.notice_cancel();
             self.notice_time_limits();
             self.wake_rested();
-            self.decide_ready()?;
+            self.decide_ready(crew)?;
             self.start_queued(crew)?;
             if !self.ready.is_empty() {
                 continue;
             }
             let rest = self.queue.as_ref().and_then(Queue::next_wake);
             let rest = rest.filter(|_| matches!(self.stopping, Stopping::No));
-            if self.flights.is_empty() && rest.is_none() {
+            if self.flights.is_empty() && self.looking.is_empty() && rest.is_none() {
                 break;
             }
             let wait = rest.map_or(COMMIT_EVERY, |rest| rest.min(COMMIT_EVERY));
@@ -230,7 +244,12 @@ impl<'a, 's> Run<'a, 's> {
             for message in messages.try_iter() {
                 self.handle(message)?;
             }
-            self.commit_if_due()?;
+            self.commit_if_due(crew);
+        }
+        while self.committing {
+            // This run keeps a sender itself.
+            let Ok(message) = messages.recv() else { break };
+            self.handle(message)?;
         }
         self.work_folders.remove();
         self.close_the_rest();
@@ -258,18 +277,31 @@ impl<'a, 's> Run<'a, 's> {
         }
     }
 
-    fn commit_if_due(&mut self) -> Result<(), StoreError> {
-        if self.last_commit.elapsed() >= COMMIT_EVERY {
-            self.commit()?;
+    /// Has what has finished made durable: on another thread, for a disk takes
+    /// its time.
+    fn commit_if_due<'scope>(&mut self, crew: &Crew<'scope, '_>)
+    where
+        'a: 'scope,
+    {
+        if self.committing || self.last_commit.elapsed() < COMMIT_EVERY {
+            return;
         }
-        Ok(())
+        self.committing = true;
+        self.about_to_go.append(&mut self.spent);
+        let (store, sender) = (self.with.around.store, self.sender.clone());
+        crew.run(move || {
+            // The run may be over already.
+            let began = Instant::now();
+            let committed = store.commit();
+            let _ = sender.send(Message::Committed(committed, began.elapsed()));
+        });
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
         let began = self.phase_begins();
         self.with.around.store.commit()?;
         self.phase_ended(Phase::Commit, None, began);
-        self.last_commit = Instant::now();
+        self.about_to_go.append(&mut self.spent);
         self.remove_spent();
         Ok(())
     }
@@ -295,6 +327,12 @@ impl<'a, 's> Run<'a, 's> {
         });
     }
 
+    fn tell_if_asked(&mut self, phase: Phase, id: Option<StepId>, took: Duration) {
+        if self.with.options.phases {
+            self.tell_phase(phase, id, took);
+        }
+    }
+
     fn handle(&mut self, message: Message) -> Result<(), StoreError> {
         match message {
             Message::Progress(id, progress) => {
@@ -303,18 +341,37 @@ impl<'a, 's> Run<'a, 's> {
                 Ok(())
             }
             Message::Ended(id, ended) => self.ended(id, *ended),
+            Message::Looked(id, looked, took) => {
+                self.tell_if_asked(Phase::Decide, Some(id), took);
+                self.looked_at(id, looked)
+            }
+            Message::Committed(committed, took) => {
+                self.tell_if_asked(Phase::Commit, None, took);
+                committed?;
+                self.committing = false;
+                self.last_commit = Instant::now();
+                self.remove_spent();
+                Ok(())
+            }
         }
     }
 
     // Deciding
 
-    fn decide_ready(&mut self) -> Result<(), StoreError> {
+    fn decide_ready<'scope>(&mut self, crew: &Crew<'scope, '_>) -> Result<(), StoreError>
+    where
+        'a: 'scope,
+    {
         while let Some(id) = self.ready.pop_front() {
             self.notice_cancel();
             if self.states[id.index()] != State::Ready {
                 continue;
             }
             if !matches!(self.stopping, Stopping::No) {
+                continue;
+            }
+            if self.is_to_look(id) {
+                self.look(crew, id);
                 continue;
             }
             let began = self.phase_begins();
@@ -326,6 +383,44 @@ impl<'a, 's> Run<'a, 's> {
             }
         }
         Ok(())
+    }
+
+    /// What takes long is done beside: always when something may have to be
+    /// fetched, and while other steps run, which must not wait for it.
+    fn is_to_look(&self, id: StepId) -> bool {
+        let from_hub = |input: &InputRef| matches!(input.from, Origin::Hub(_));
+        (!self.flights.is_empty() || self.node(id).inputs.iter().any(from_hub))
+            && !self.looked.contains(&id)
+            && self.planner.may_take_long(id)
+    }
+
+    fn look<'scope>(&mut self, crew: &Crew<'scope, '_>, id: StepId)
+    where
+        'a: 'scope,
+    {
+        self.looking.insert(id);
+        let (look, sender) = (self.planner.look_ahead(id), self.sender.clone());
+        crew.run(move || {
+            // The run may be over already.
+            let began = Instant::now();
+            let looked = look();
+            let _ = sender.send(Message::Looked(id, looked, began.elapsed()));
+        });
+    }
+
+    fn looked_at(&mut self, id: StepId, looked: Result<(), InputError>) -> Result<(), StoreError> {
+        self.looking.remove(&id);
+        self.looked.insert(id);
+        match looked {
+            // Not begun: closed with the others when the run ends.
+            _ if !matches!(self.stopping, Stopping::No) => Ok(()),
+            _ if self.with.cancel.load(Ordering::Relaxed) => Ok(()),
+            Ok(()) => {
+                self.ready.push_back(id);
+                Ok(())
+            }
+            Err(error) => self.fail(id, error.into(), None, None),
+        }
     }
 
     fn act_on(&mut self, id: StepId, mut decided: Decided) -> Result<(), StoreError> {

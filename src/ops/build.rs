@@ -532,7 +532,7 @@ impl<'a> Build<'a> {
                 cache: &self.workspace.cache,
                 store: self.store,
                 environment,
-                hub: &HubAccess::new(self.workspace, true),
+                hub: &HubAccess::new(self.workspace, Some(cancel)),
             },
             executor: &LocalExecutor::new(program, std::env::vars_os()),
             recorder: &ProvenanceRecorder::new(root),

@@ -68,7 +68,7 @@ pub(super) fn dry_run(
 ) -> Result<Vec<PlannedStep>, OpsError> {
     let store = workspace.look_into_store()?;
     let environment = environment();
-    let hub = HubAccess::new(workspace, false);
+    let hub = HubAccess::new(workspace, None);
     let around = surroundings(workspace, &store, &environment, &hub);
     let mut planner = Planner::new(graph, around).with_detail(detail);
     Ok(planner.dry_run(steps, &|id| forced.contains(&id)))
@@ -79,7 +79,7 @@ pub(super) fn surroundings<'a>(
     workspace: &'a Workspace,
     store: &'a LocalStore,
     environment: &'a BTreeMap<String, String>,
-    hub: &'a HubAccess,
+    hub: &'a HubAccess<'a>,
 ) -> Surroundings<'a> {
     Surroundings {
         root: &workspace.root,

@@ -187,7 +187,7 @@ fn present(
     let (graph, _) = workspace.load(overrides)?;
     let store = workspace.look_into_store()?;
     let environment = environment();
-    let hub = HubAccess::new(workspace, false);
+    let hub = HubAccess::new(workspace, None);
     let around = surroundings(workspace, &store, &environment, &hub);
     let mut planner = Planner::new(&graph, around);
     let plan = planner.dry_run(graph.order(), &|_| false);

@@ -21,6 +21,7 @@ mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
 use crate::exec::{Impossible, KEEPER_VERB, STEP_VERB};
 use crate::files::FileError;
@@ -294,17 +295,18 @@ pub fn step_process(registry: &Registry) -> Option<ExitCode> {
 
 type HubError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Looks references up among those fetched before and, where `fetch` allows
-/// it, on the Hub.
-struct HubAccess {
+/// Looks references up among those fetched before and, where it may, on the
+/// Hub.
+struct HubAccess<'a> {
     #[cfg_attr(not(feature = "hub"), expect(dead_code))]
     notes: PathBuf,
+    /// Set by the user to stop; without it nothing is fetched.
     #[cfg_attr(not(feature = "hub"), expect(dead_code))]
-    fetch: bool,
+    fetch: Option<&'a AtomicBool>,
 }
 
-impl HubAccess {
-    fn new(workspace: &Workspace, fetch: bool) -> Self {
+impl<'a> HubAccess<'a> {
+    fn new(workspace: &Workspace, fetch: Option<&'a AtomicBool>) -> Self {
         HubAccess {
             notes: workspace.cache.join("hub"),
             fetch,
@@ -312,7 +314,7 @@ impl HubAccess {
     }
 }
 
-impl Hub for HubAccess {
+impl Hub for HubAccess<'_> {
     #[cfg(feature = "hub")]
     fn locate(&self, reference: &HubRef) -> Result<Option<PathBuf>, HubError> {
         let hub = crate::hub::Hub::new(self.notes.clone());
@@ -322,15 +324,41 @@ impl Hub for HubAccess {
             revision: reference.revision.clone(),
             path: reference.path.clone(),
         };
-        match hub.cached(&wanted) {
-            Some(path) => Ok(Some(path)),
-            None if self.fetch => Ok(Some(hub.fetch(&wanted)?)),
-            None => Ok(None),
+        match (hub.cached(&wanted), self.fetch) {
+            (Some(path), _) => Ok(Some(path)),
+            (None, Some(stop)) => fetch(hub, wanted, stop).map(Some),
+            (None, None) => Ok(None),
         }
     }
 
     #[cfg(not(feature = "hub"))]
     fn locate(&self, _: &HubRef) -> Result<Option<PathBuf>, HubError> {
         Err("this program was built without the feature `hub`".into())
+    }
+}
+
+/// Fetches on a thread that is left to itself when the user stops: the client
+/// cannot be interrupted, and what it did not finish does not count.
+#[cfg(feature = "hub")]
+fn fetch(
+    hub: crate::hub::Hub,
+    wanted: crate::hub::Reference,
+    stop: &AtomicBool,
+) -> Result<PathBuf, HubError> {
+    use std::sync::atomic::Ordering;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+    let (sender, fetched) = channel();
+    std::thread::spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = sender.send(hub.fetch(&wanted));
+    });
+    loop {
+        match fetched.recv_timeout(LOOK_EVERY) {
+            Ok(fetched) => return Ok(fetched?),
+            Err(RecvTimeoutError::Timeout) if !stop.load(Ordering::Relaxed) => {}
+            Err(RecvTimeoutError::Timeout) => return Err("it was stopped".into()),
+            Err(RecvTimeoutError::Disconnected) => return Err("the Hub's client failed".into()),
+        }
     }
 }

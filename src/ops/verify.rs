@@ -41,7 +41,7 @@ pub fn verify(workspace: &Workspace, overrides: &Overrides) -> Result<VerifyRepo
     let store = workspace.look_into_store()?;
     let lock = Lock::read(&workspace.lock_file())?;
     let environment = environment();
-    let hub = HubAccess::new(workspace, false);
+    let hub = HubAccess::new(workspace, None);
     let planner = Planner::new(
         &graph,
         inspect::surroundings(workspace, &store, &environment, &hub),

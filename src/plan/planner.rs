@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::changes::{EXAMPLES, FileChanges, compare_folders};
@@ -79,13 +80,58 @@ pub struct Surroundings<'a> {
     pub hub: &'a dyn Hub,
 }
 
+impl Surroundings<'_> {
+    fn hub_input(
+        &self,
+        reference: &InputRef,
+        hub: &crate::graph::HubRef,
+    ) -> Result<ResolvedInput, InputError> {
+        let port = || reference.port.clone();
+        let path = self
+            .hub
+            .locate(hub)
+            .map_err(|source| InputError::Hub {
+                port: port(),
+                reference: hub.to_string(),
+                source,
+            })?
+            .ok_or_else(|| InputError::NotFetched {
+                port: port(),
+                reference: hub.to_string(),
+            })?;
+        let artifact = self
+            .store
+            .stats()
+            .content(&path)
+            .map_err(|source| InputError::Content {
+                port: port(),
+                source,
+            })?;
+        Ok(ResolvedInput {
+            port: port(),
+            label: reference.label.clone(),
+            path,
+            artifact,
+            from: Provenance::Hub(hub.to_string()),
+        })
+    }
+}
+
+/// From this size on a file is not hashed in passing.
+const LARGE: u64 = 1 << 20;
+
+/// Whether hashing may take long; folders and patterns hold who knows what.
+fn is_large(path: &Path) -> bool {
+    !std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() < LARGE)
+}
+
 /// Knows which steps are settled and decides about the others.
 pub struct Planner<'a> {
     graph: &'a Graph,
     around: Surroundings<'a>,
     settled: Vec<Option<Settled>>,
     /// Folders that retune writes, relative to the root: no glob reaches in.
-    own: Vec<PathBuf>,
+    own: Arc<[PathBuf]>,
     detail: Detail,
     /// The step at fault, of steps that cannot run, by the index of the step.
     at_fault: Vec<Option<StepId>>,
@@ -167,11 +213,45 @@ impl<'a> Planner<'a> {
                     &reference.label,
                     path,
                 )?),
-                Origin::Hub(hub) => found.push(self.hub_input(reference, hub)?),
+                Origin::Hub(hub) => found.push(self.around.hub_input(reference, hub)?),
                 Origin::Lineage => found.push(self.lineage_input(reference, id)),
             }
         }
         Ok(found)
+    }
+
+    /// Whether deciding about a step may take long: something may have to be
+    /// fetched, or what it takes from outside is large.
+    pub fn may_take_long(&self, id: StepId) -> bool {
+        let inputs = self.graph.node(id).inputs.iter();
+        inputs.into_iter().any(|input| match &input.from {
+            Origin::Hub(_) => true,
+            Origin::Path(path) => is_large(&self.around.root.join(path)),
+            Origin::Step { .. } | Origin::Lineage => false,
+        })
+    }
+
+    /// Fetches and hashes what a step takes from outside, so that deciding is
+    /// quick: the digests are remembered. For another thread.
+    pub fn look_ahead(
+        &self,
+        id: StepId,
+    ) -> impl FnOnce() -> Result<(), InputError> + Send + use<'a> {
+        let (node, around, own) = (self.graph.node(id), self.around, Arc::clone(&self.own));
+        move || {
+            for reference in &node.inputs {
+                match &reference.from {
+                    Origin::Hub(hub) => drop(around.hub_input(reference, hub)?),
+                    Origin::Path(path) => {
+                        let (port, label) = (&reference.port, &reference.label);
+                        let stats = around.store.stats();
+                        inputs::source(around.root, &own, stats, port, label, path)?;
+                    }
+                    Origin::Step { .. } | Origin::Lineage => {}
+                }
+            }
+            Ok(())
+        }
     }
 
     fn step_output(
@@ -191,43 +271,6 @@ impl<'a> Planner<'a> {
                 step: node.name.clone(),
                 output: node.outputs[output].name.clone(),
             },
-        })
-    }
-
-    fn hub_input(
-        &self,
-        reference: &InputRef,
-        hub: &crate::graph::HubRef,
-    ) -> Result<ResolvedInput, InputError> {
-        let port = || reference.port.clone();
-        let path = self
-            .around
-            .hub
-            .locate(hub)
-            .map_err(|source| InputError::Hub {
-                port: port(),
-                reference: hub.to_string(),
-                source,
-            })?
-            .ok_or_else(|| InputError::NotFetched {
-                port: port(),
-                reference: hub.to_string(),
-            })?;
-        let artifact =
-            self.around
-                .store
-                .stats()
-                .content(&path)
-                .map_err(|source| InputError::Content {
-                    port: port(),
-                    source,
-                })?;
-        Ok(ResolvedInput {
-            port: port(),
-            label: reference.label.clone(),
-            path,
-            artifact,
-            from: Provenance::Hub(hub.to_string()),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The store in a local folder: objects by digest, and putting them in place.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -316,11 +317,10 @@ impl LocalStore {
                 .map_err(io::Error::from)
                 .on("sync", &self.objects);
         }
-        for path in &paths {
-            // The object, its folder, and the folder that may be new in it.
-            for path in path.ancestors().take(3) {
-                files::open(path)?.sync_all().on("sync", path)?;
-            }
+        // The objects, their folders, and the folder in which those may be new.
+        let paths: BTreeSet<&Path> = paths.iter().flat_map(|p| p.ancestors().take(3)).collect();
+        for path in paths {
+            files::open(path)?.sync_all().on("sync", path)?;
         }
         Ok(())
     }

@@ -182,6 +182,13 @@ impl Space {
         self.start_command(self.command(&arguments[..1]), arguments)
     }
 
+    /// Starts a verb that runs steps in an environment of its own.
+    pub fn start_with(&self, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Running {
+        let mut command = self.command(&arguments[..1]);
+        prepare(&mut command);
+        self.start_command(command, arguments)
+    }
+
     /// As [`Space::start`], through another program that starts what follows
     /// its own arguments.
     pub fn start_within(&self, program: &str, within: &[&str], arguments: &[&str]) -> Running {

@@ -168,7 +168,7 @@ impl<'a> Survey<'a> {
     /// those that can be audited.
     fn take(&self) -> Result<(Vec<StepAudit>, Vec<Task<'a>>), OpsError> {
         let environment = environment();
-        let hub = HubAccess::new(self.workspace, false);
+        let hub = HubAccess::new(self.workspace, None);
         let around = inspect::surroundings(self.workspace, self.store, &environment, &hub);
         let mut planner = Planner::new(self.graph, around);
         let (mut steps, mut tasks) = (Vec::new(), Vec::new());
