@@ -109,6 +109,7 @@ pub fn audit(
             &store,
             &noise,
             clean.path(),
+            &workspace.root,
             cancel,
             options,
         )?,
@@ -134,6 +135,7 @@ fn rebuilder<'a>(
     store: &'a LocalStore,
     noise: &'a Noise,
     folder: &Path,
+    project: &'a Path,
     cancel: &'a AtomicBool,
     options: &AuditOptions,
 ) -> Result<Rebuilder<'a>, OpsError> {
@@ -148,6 +150,7 @@ fn rebuilder<'a>(
         commands: executor(&noise.commands),
         kinds: executor(&noise.kinds),
         clean: noise::elsewhere(folder),
+        project,
         cancel,
         grace: options.grace,
     })

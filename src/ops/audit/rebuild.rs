@@ -1,7 +1,7 @@
 //! Doing one step again: in a clean folder, from its recorded inputs, with noise.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(super) struct Rebuilder<'a> {
     pub kinds: LocalExecutor,
     /// An empty folder.
     pub clean: PathBuf,
+    /// The project's folder.
+    pub project: &'a Path,
     pub cancel: &'a AtomicBool,
     pub grace: Duration,
 }
@@ -119,6 +121,7 @@ impl Rebuilder<'_> {
             &task.manifest,
             inputs,
             work,
+            self.project,
             Share {
                 threads,
                 checkpoint: self.checkpoint(task)?,
