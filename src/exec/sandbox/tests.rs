@@ -1,3 +1,5 @@
+//! The rules, and a built-in kind that is held to them.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
