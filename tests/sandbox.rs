@@ -408,10 +408,8 @@ fn built_in_kinds_are_held_too_and_their_record_says_so() {
     }
     let space =
         Space::new("[steps.stats]\nuses = 'data.stats'\ndatasets = { rows = 'data/rows.jsonl' }\n");
-    space.write(
-        "data/rows.jsonl",
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n",
-    );
+    let row = r#"{"id":"ID","messages":[{"role":"user","content":"a"}]}"#;
+    space.write("data/rows.jsonl", &row.replace("ID", &"a".repeat(64)));
     space.built(&[]);
     let held = space.records("stats")[0]["sandbox"]
         .as_str()
