@@ -399,6 +399,57 @@ fn a_wrong_value_is_refused_with_its_line() {
     assert!(run.err.contains(wanted), "{run}");
 }
 
+// Tracing
+
+#[test]
+fn an_audit_with_a_trace_tells_what_was_not_declared() {
+    let space = space(
+        "cat ${inputs.ok} ../../../../data/secret.txt > out.txt; echo x > PROJECT/new",
+        "",
+    );
+    space.built(&[]);
+    space.remove("new");
+    let run = space.retune(&["audit", "--trace", "--json"]);
+    assert_eq!(run.code, Some(1), "{run}");
+    let report: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    let undeclared = &report["steps"][0]["undeclared"];
+    assert_eq!(
+        *undeclared,
+        serde_json::json!(["read data/secret.txt", "wrote new"]),
+        "{run}"
+    );
+    let run = space.retune(&["audit", "--trace"]);
+    assert!(run.out.contains("    it read data/secret.txt\n"), "{run}");
+}
+
+#[test]
+fn a_trace_finds_what_a_script_imports() {
+    let space = Space::new(
+        "[steps.a]\nuses = 'command'\nrun = ['python3', '-B', '${inputs.script}']\n\
+         inputs = { script = 'scripts/main.py' }\noutputs = { out = 'out.txt' }\n",
+    );
+    space.write(
+        "scripts/main.py",
+        "import helper\nopen('out.txt', 'w').write(helper.X)\n",
+    );
+    space.write("scripts/helper.py", "X = 'x'\n");
+    if space.build(&[]).code != Some(0) {
+        eprintln!("SKIPPED: there is no python3");
+        return;
+    }
+    let run = space.retune(&["audit", "--trace"]);
+    assert!(run.out.contains("    it read scripts/helper.py\n"), "{run}");
+}
+
+#[test]
+fn a_trace_of_a_clean_step_is_silent() {
+    let space = space("cat ${inputs.ok} > $TMPDIR/x; sort $TMPDIR/x > out.txt", "");
+    space.built(&[]);
+    let run = space.retune(&["audit", "--trace"]);
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(run.out.contains("same"), "{run}");
+}
+
 // Built-in kinds
 
 #[test]
