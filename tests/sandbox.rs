@@ -272,7 +272,7 @@ fn an_undeclared_write_fails_is_named_and_not_done() {
         ("echo x > y; cp y ${inputs.ok}", "wrote data/ok.txt"),
         (
             "echo x > ../result.json",
-            "wrote cache/work/RUN-a/result.json",
+            "wrote cache/work/RUN-1/result.json",
         ),
     ] {
         let space = held(&format!("{way}; echo done > out.txt"));
@@ -281,7 +281,7 @@ fn an_undeclared_write_fails_is_named_and_not_done() {
         let run = message
             .split("cache/work/")
             .nth(1)
-            .and_then(|rest| rest.split("-a/").next());
+            .and_then(|rest| rest.split("-1/").next());
         let message = message.replace(run.unwrap_or("RUN"), "RUN");
         assert_eq!(message, undeclared(named), "{way}");
         assert!(hint.contains("sandbox = { write = ["), "{hint}");
