@@ -65,6 +65,7 @@
 //! | `cache/snapshots/NAME` | what a whole build came to, and [`store::Row`]s of all it looked at |
 //! | `cache/graphs/NAME` | the checked [`graph::Graph`] of an unchanged file |
 //! | `cache/work/RUN-N/` | [`exec::Job`] and [`exec::JobResult`] of a running step |
+//! | `cache/work/RUN-N/guard`, `report.json` | what a held or traced program may touch, and what it touched beside |
 //! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
 //! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |

@@ -422,6 +422,10 @@ pub struct Audit {
     /// Compare the recorded results; do nothing again.
     #[arg(long, requires = "against")]
     pub no_rebuild: bool,
+    /// Tell what commands read, write and connect to without declaring it;
+    /// steps are done again where a build does them (Linux).
+    #[arg(long, conflicts_with = "no_rebuild")]
+    pub trace: bool,
     /// Write audit.html and audit.json into this folder.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,

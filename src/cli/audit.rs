@@ -55,6 +55,7 @@ fn options(session: &Session, args: &Audit) -> AuditOptions {
             .as_ref()
             .map(|path| session.folder().join(path)),
         rebuild: !args.no_rebuild,
+        trace: args.trace,
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Execution {
     /// The attempts of the same run that failed before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_attempts: Vec<FailedAttempt>,
+    /// What held it to what it declares: `landlock abi 7, seccomp` or `none`.
+    #[serde(default)]
+    pub sandbox: String,
     /// What the step measured about itself.
     pub facts: BTreeMap<String, Value>,
     /// The log, an object of the store; none when nothing was logged.

@@ -26,6 +26,9 @@ impl<'a> Run<'a, '_> {
         }
         let log = self.keep_log(id, &flight.work);
         self.work_folders.give_back(flight.work.clone());
+        for message in ended.result.warnings.clone() {
+            self.emit(Event::Warning { message });
+        }
         // What a program does after a signal says nothing of its outputs.
         let in_vain = flight.is_program || ended.end.is_err();
         let stopped = matches!(self.stopping, Stopping::Cancelled(_));
@@ -231,6 +234,7 @@ impl<'a> Run<'a, '_> {
                 .queue
                 .as_ref()
                 .map_or(Vec::new(), |queue| queue.failed_attempts(id).to_vec()),
+            sandbox: ended.result.sandbox.clone(),
             facts: ended.result.facts.clone(),
             log: ended.log,
         }

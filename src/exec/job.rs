@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::sandbox::{self, Access};
 use crate::files::{self, FileError, PathContext, Stat};
 use crate::graph::Node;
 use crate::plan::Manifest;
@@ -25,6 +26,10 @@ pub const FORMAT: u32 = 2;
 pub struct Job {
     /// The version of the format.
     pub format: u32,
+    /// The step's name, for messages.
+    pub step: String,
+    /// The project's folder, which the sandbox keeps shut.
+    pub project: PathBuf,
     /// The kind.
     pub kind: String,
     /// The kind's version, which the process must know.
@@ -42,6 +47,10 @@ pub struct Job {
     /// The program to start, for kinds that are one.
     #[serde(skip)]
     pub program: Option<Program>,
+    /// Whether to tell what its program touches beside what is declared,
+    /// instead of holding it to that.
+    #[serde(skip)]
+    pub trace: bool,
 }
 
 /// How a job ended.
@@ -58,6 +67,34 @@ pub struct JobResult {
     /// Peak resident memory in bytes, where it is known.
     #[serde(default)]
     pub peak_memory: Option<u64>,
+    /// What held it to what it declares: `landlock abi 7, seccomp` or `none`.
+    #[serde(default = "unheld")]
+    pub sandbox: String,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// What its program touched without declaring it, if it was traced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accesses: Vec<Access>,
+}
+
+fn unheld() -> String {
+    sandbox::NONE.to_owned()
+}
+
+impl JobResult {
+    /// An end of which nothing else is known.
+    pub fn bare(end: End) -> Self {
+        JobResult {
+            format: FORMAT,
+            end,
+            facts: BTreeMap::new(),
+            peak_memory: None,
+            sandbox: unheld(),
+            warnings: Vec::new(),
+            accesses: Vec::new(),
+        }
+    }
 }
 
 /// The end of a job.
@@ -100,6 +137,7 @@ pub fn prepare(
     manifest: &Manifest,
     inputs: Vec<Input>,
     work: &WorkFolder,
+    project: &Path,
     share: Share,
 ) -> Result<Job, StepError> {
     let kind = registry
@@ -127,6 +165,8 @@ pub fn prepare(
     environment.extend(set.filter_map(|(name, value)| Some((name.clone(), value.clone()?))));
     Ok(Job {
         format: FORMAT,
+        step: node.name.to_string(),
+        project: project.to_owned(),
         kind: node.kind.clone(),
         version: node.version,
         params: node.params.clone(),
@@ -134,6 +174,7 @@ pub fn prepare(
         threads: share.threads,
         environment,
         program: program.transpose()?,
+        trace: false,
         inputs,
     })
 }
@@ -175,6 +216,16 @@ impl WorkFolder {
     /// The result.
     pub fn result(&self) -> PathBuf {
         self.0.join("result.json")
+    }
+
+    /// What a program is held to.
+    pub(super) fn guard(&self) -> PathBuf {
+        self.0.join("guard")
+    }
+
+    /// What it touched beside.
+    pub(super) fn report(&self) -> PathBuf {
+        self.0.join("report.json")
     }
 
     /// Everything the process printed.

@@ -13,8 +13,9 @@ use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::Stop;
-use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
+use super::job::{End, Job, JobResult, WorkFolder};
 use super::keeper::{Keeper, Launch, Report, Stopper};
+use super::sandbox::{self, Judged};
 use super::{Executor, Running, STEP_VERB};
 use crate::files::{self, PathContext};
 use crate::step::{Progress, StepError};
@@ -73,11 +74,15 @@ impl LocalExecutor {
         environment
     }
 
-    /// The program and its arguments. This is the place to put another program
-    /// in front that prepares the process and then becomes the step's.
-    fn command(&self, job: &Job, folder: &WorkFolder) -> Result<Vec<OsString>, StepError> {
+    /// The program and its arguments, behind the sandbox if it is to be held.
+    fn command(
+        &self,
+        job: &Job,
+        folder: &WorkFolder,
+        environment: &BTreeMap<OsString, OsString>,
+    ) -> Result<Vec<OsString>, StepError> {
         if let Some(program) = &job.program {
-            return Ok(program.argv.iter().map(OsString::from).collect());
+            return sandbox::command_line(&self.program, job, program, folder, environment);
         }
         let bytes = serde_json::to_vec(job).expect("plain data");
         files::write(&folder.job(), bytes)?;
@@ -86,9 +91,9 @@ impl LocalExecutor {
     }
 
     fn launch(&self, job: &Job, folder: &WorkFolder) -> Result<Launch, StepError> {
-        let command = self.command(job, folder)?;
-        let name = command.first().cloned().unwrap_or_default();
         let environment = self.environment(job, folder);
+        let command = self.command(job, folder, &environment)?;
+        let name = command.first().cloned().unwrap_or_default();
         let path = environment.get(OsStr::new("PATH"));
         let path = path.map_or(DEFAULT_PATH.as_ref(), |path| &**path);
         let program = self.find(&name, path).map_err(|e| not_started(&name, &e))?;
@@ -196,6 +201,7 @@ impl Executor for LocalExecutor {
             progress,
             folder: folder.clone(),
             is_program: job.program.is_some(),
+            judged: Judged::of(job),
         }))
     }
 }
@@ -211,6 +217,7 @@ struct LocalJob {
     progress: Option<PipeReader>,
     folder: WorkFolder,
     is_program: bool,
+    judged: Judged,
 }
 
 impl Running for LocalJob {
@@ -237,7 +244,7 @@ impl Running for LocalJob {
             Report::Ended { status, peak } => (ExitStatus::from_raw(status), peak),
         };
         let mut result = match self.is_program {
-            true => program_result(status),
+            true => sandbox::judge(&self.judged, &self.folder, program_result(status)),
             false => read_result(&self.folder, status),
         };
         result.peak_memory = Some(peak);
@@ -276,23 +283,13 @@ fn read_result(folder: &WorkFolder, status: ExitStatus) -> JobResult {
 
 fn program_result(status: ExitStatus) -> JobResult {
     if status.success() {
-        return JobResult {
-            format: FORMAT,
-            end: End::Finished,
-            facts: Default::default(),
-            peak_memory: None,
-        };
+        return JobResult::bare(End::Finished);
     }
     failed(died(status))
 }
 
 fn failed(error: StepError) -> JobResult {
-    JobResult {
-        format: FORMAT,
-        end: End::Failed { error },
-        facts: Default::default(),
-        peak_memory: None,
-    }
+    JobResult::bare(End::Failed { error })
 }
 
 fn died(status: ExitStatus) -> StepError {

@@ -14,6 +14,7 @@ mod machine;
 mod outputs;
 mod queue;
 mod run;
+mod sandbox;
 mod start;
 mod state;
 mod stop;
@@ -26,6 +27,7 @@ pub use local::LocalExecutor;
 pub use machine::{Limits, visible_gpus};
 pub use queue::Impossible;
 pub use run::{Options, RunError, Runner};
+pub use sandbox::{Access, NONE as NO_SANDBOX, VERB as SANDBOX_VERB, What, enter, landlock_abi};
 pub use worker::work;
 
 use serde::{Deserialize, Serialize};

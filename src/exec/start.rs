@@ -165,7 +165,8 @@ impl<'a> Run<'a, '_> {
         };
         let manifest = self.planner.manifest(id, &decided.inputs);
         let node = self.node(id);
-        let job = prepare(self.with.registry, node, &manifest, inputs, work, share)?;
+        let (registry, root) = (self.with.registry, self.with.around.root);
+        let job = prepare(registry, node, &manifest, inputs, work, root, share)?;
         let running = self.with.executor.start(&job, work)?;
         Ok((running, job))
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::job::{End, FORMAT, Job, JobResult, WorkFolder};
+use super::sandbox;
 use crate::files;
 use crate::step::{Context, Progress, ProgressSink, Registry, StepError};
 
@@ -23,18 +24,18 @@ pub fn work(job: &Path, registry: &Registry) -> bool {
     die_with_parent();
     let folder = WorkFolder::of_job(job);
     let cancel = stop_flag();
-    let mut facts = BTreeMap::new();
-    let end = match attempt(job, &folder, registry, &cancel, &mut facts) {
+    let (mut facts, mut held) = (BTreeMap::new(), sandbox::NONE.to_owned());
+    let end = match attempt(job, &folder, registry, &cancel, &mut facts, &mut held) {
         Ok(()) => End::Finished,
         Err(_) if cancel.load(Ordering::Relaxed) => End::Cancelled,
         Err(error) => End::Failed { error },
     };
     let finished = end == End::Finished;
     let result = JobResult {
-        format: FORMAT,
-        end,
         facts,
         peak_memory: peak_memory(),
+        sandbox: held,
+        ..JobResult::bare(end)
     };
     let bytes = serde_json::to_vec(&result).expect("plain data");
     if let Err(error) = files::write_atomic(&folder.result(), &bytes) {
@@ -50,6 +51,7 @@ fn attempt(
     registry: &Registry,
     cancel: &AtomicBool,
     facts: &mut BTreeMap<String, Value>,
+    held: &mut String,
 ) -> Result<(), StepError> {
     let job: Job = serde_json::from_slice(&files::read(job)?)?;
     let kind = registry
@@ -62,6 +64,8 @@ fn attempt(
             ))
             .hint("the program was replaced while a build was running: build again")
         })?;
+    // From here on only its ports are in view.
+    *held = sandbox::hold_worker(&job, folder, kind.network());
     let mut sink = Lines {
         last: None,
         out: std::io::stdout(),

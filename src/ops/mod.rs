@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
-use crate::exec::{Impossible, KEEPER_VERB, STEP_VERB};
+use crate::exec::{Impossible, KEEPER_VERB, SANDBOX_VERB, STEP_VERB};
 use crate::files::FileError;
 use crate::graph::HubRef;
 use crate::pipeline::{Diagnostics, StepName};
@@ -289,6 +289,9 @@ pub fn step_process(registry: &Registry) -> Option<ExitCode> {
     match &rest[..] {
         [] if verb == KEEPER_VERB => Some(crate::exec::keep()),
         [job] if verb == STEP_VERB => Some(worker(Path::new(job), registry)),
+        [guard, program @ ..] if verb == SANDBOX_VERB && !program.is_empty() => {
+            Some(crate::exec::enter(Path::new(guard), program))
+        }
         _ => None,
     }
 }

@@ -117,6 +117,10 @@ pub struct StepAudit {
     /// How it failed in the audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<AuditFailure>,
+    /// What its program touched without declaring it, if it was traced:
+    /// `read data/secret.txt`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub undeclared: Vec<String>,
 }
 
 /// What an audit found of a step, in a word.
@@ -205,6 +209,7 @@ impl StepAudit {
             threads: None,
             outputs: Vec::new(),
             failure: None,
+            undeclared: Vec::new(),
         }
     }
 }

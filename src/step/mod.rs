@@ -9,6 +9,7 @@ mod context;
 mod port;
 mod registry;
 mod resources;
+mod sandbox;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ pub use context::{Cancelled, Checkpoint, Context, Input, Progress, ProgressSink}
 pub use port::{Arity, InPort, OutPort, PortType, Purity};
 pub use registry::{Kind, Registry, Shape, schema_of};
 pub use resources::{Cpus, Gpus, Grant, Resources, Resumes};
+pub use sandbox::{Sandbox, SandboxParam};
 
 /// Effective parameters of a step by name, defaults included.
 pub type Params = Map<String, Value>;
@@ -49,6 +51,8 @@ pub trait Step: Send + Sync + 'static {
     const PURITY: Purity = Purity::Pure;
     /// Whether it keeps checkpoints from which another attempt goes on.
     const RESUMES: Resumes = Resumes::Never;
+    /// Whether `run` uses the network; the sandbox refuses it to others.
+    const NETWORK: bool = false;
 
     /// The input ports, in the order in which they enter the key.
     fn inputs() -> Vec<InPort>;
@@ -96,6 +100,8 @@ pub trait Step: Send + Sync + 'static {
 pub struct Program {
     /// The program and its arguments.
     pub argv: Vec<String>,
+    /// What it is held to; none if it may touch whatever its user may.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// A label in a parameter's text.

@@ -27,6 +27,8 @@ pub trait Kind: Send + Sync {
     fn purity(&self) -> Purity;
     /// Whether it keeps checkpoints.
     fn resumes(&self) -> Resumes;
+    /// Whether it uses the network.
+    fn network(&self) -> bool;
     /// The input ports.
     fn inputs(&self) -> Vec<InPort>;
     /// The JSON schema of the parameters: an object with `properties`, all
@@ -116,6 +118,10 @@ impl<S: Step> Kind for Typed<S> {
 
     fn resumes(&self) -> Resumes {
         S::RESUMES
+    }
+
+    fn network(&self) -> bool {
+        S::NETWORK
     }
 
     fn inputs(&self) -> Vec<InPort> {

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::step::{
-    Context, FieldError, InPort, Input, Mention, OutPort, PortType, Program, Resumes, Step,
-    StepError,
+    Context, FieldError, InPort, Input, Mention, OutPort, PortType, Program, Resumes, SandboxParam,
+    Step, StepError,
 };
 
 /// Runs a program in an empty folder, where it writes the declared outputs.
@@ -33,6 +33,13 @@ pub struct Params {
     /// The environment variables that it sees; their values enter the key.
     #[serde(default)]
     pub env: Vec<String>,
+    /// Whether the program is held to what is declared: an undeclared read,
+    /// write or use of the network fails and is named. On some systems only;
+    /// `"if-available"` goes on without it elsewhere. A table allows more.
+    // Not in the key when it is off, so that keys of before stay; in the key
+    // when it is on, so that turning it on runs the step and proves it.
+    #[serde(default, skip_serializing_if = "SandboxParam::is_off")]
+    pub sandbox: SandboxParam,
 }
 
 /// What to run.
@@ -195,7 +202,10 @@ fn program(params: &Params, context: &Context<'_>) -> Result<Program, StepError>
             words
         }
     };
-    Ok(Program { argv })
+    Ok(Program {
+        argv,
+        sandbox: params.sandbox.0.clone(),
+    })
 }
 
 /// The arguments that a text of `run` stands for: one, but for gathered inputs

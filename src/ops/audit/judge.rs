@@ -37,6 +37,7 @@ pub(super) fn empty(task: &Task<'_>) -> StepAudit {
         threads: None,
         outputs: Vec::new(),
         failure: None,
+        undeclared: Vec::new(),
     }
 }
 

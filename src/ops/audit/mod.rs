@@ -51,6 +51,8 @@ pub struct AuditOptions {
     pub against: Option<PathBuf>,
     /// Whether steps are done again, or their recorded results compared.
     pub rebuild: bool,
+    /// Whether to tell what programs touch without declaring it.
+    pub trace: bool,
 }
 
 /// Does the targets again (without targets: every step) and compares.
@@ -109,6 +111,7 @@ pub fn audit(
             &store,
             &noise,
             clean.path(),
+            workspace,
             cancel,
             options,
         )?,
@@ -134,6 +137,7 @@ fn rebuilder<'a>(
     store: &'a LocalStore,
     noise: &'a Noise,
     folder: &Path,
+    workspace: &'a Workspace,
     cancel: &'a AtomicBool,
     options: &AuditOptions,
 ) -> Result<Rebuilder<'a>, OpsError> {
@@ -148,6 +152,8 @@ fn rebuilder<'a>(
         commands: executor(&noise.commands),
         kinds: executor(&noise.kinds),
         clean: noise::elsewhere(folder),
+        trace: options.trace.then(|| workspace.cache.join("work")),
+        project: &workspace.root,
         cancel,
         grace: options.grace,
     })
@@ -336,7 +342,8 @@ impl Audit<'_> {
         if !self.rebuild {
             return Ok(self.judge.step(task, Found::Recorded));
         }
-        let audited = match self.rebuilder.rebuild(task, tell)? {
+        let (rebuilt, undeclared) = self.rebuilder.rebuild(task, tell)?;
+        let audited = match rebuilt {
             Rebuilt::Finished(work, seconds) => StepAudit {
                 seconds: Some(seconds),
                 threads: Some((task.threads, self.rebuilder.noise.threads(task.threads))),
@@ -354,12 +361,30 @@ impl Audit<'_> {
                 ..judge::empty(task)
             },
         };
+        let audited = with_undeclared(audited, undeclared);
         if let Some(event) = ended(task, &audited) {
             tell(event);
         }
         crate::files::remove(&self.rebuilder.folder(task))?;
         Ok(audited)
     }
+}
+
+/// A step that touched what it does not declare has not shown that its result
+/// is that of its inputs.
+fn with_undeclared(mut audited: StepAudit, undeclared: Vec<String>) -> StepAudit {
+    if let Some(first) = undeclared.first() {
+        let more = match undeclared.len() - 1 {
+            0 => String::new(),
+            n => format!(" and did {n} more such things"),
+        };
+        audited.result = StepResult::Differs;
+        audited
+            .why
+            .get_or_insert(format!("it {first}{more}, which it does not declare"));
+        audited.undeclared = undeclared;
+    }
+    audited
 }
 
 /// What is told of the end of a step that was begun.

@@ -1,7 +1,7 @@
 //! Doing one step again: in a clean folder, from its recorded inputs, with noise.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,12 @@ pub(super) struct Rebuilder<'a> {
     pub kinds: LocalExecutor,
     /// An empty folder.
     pub clean: PathBuf,
+    /// Where a build does steps, if programs are traced: each step is then
+    /// done again there and from the build's own inputs, so that whatever it
+    /// reaches for by a path is found.
+    pub trace: Option<PathBuf>,
+    /// The project's folder.
+    pub project: &'a Path,
     pub cancel: &'a AtomicBool,
     pub grace: Duration,
 }
@@ -70,9 +76,9 @@ impl Rebuilder<'_> {
         &self,
         task: &Task<'_>,
         tell: &mut dyn FnMut(Event),
-    ) -> Result<Rebuilt, OpsError> {
+    ) -> Result<(Rebuilt, Vec<String>), OpsError> {
         if self.cancel.load(Ordering::Relaxed) {
-            return Ok(Rebuilt::Stopped);
+            return Ok((Rebuilt::Stopped, Vec::new()));
         }
         tell(Event::StepStarted {
             step: task.node.name.clone(),
@@ -85,24 +91,33 @@ impl Rebuilder<'_> {
             },
             work: None,
         });
-        let work = WorkFolder::create(self.folder(task).join("work"))?;
+        let work = match &self.trace {
+            None => self.folder(task).join("work"),
+            Some(_) => self.folder(task),
+        };
+        let work = WorkFolder::create(work)?;
         let started = Instant::now();
         let inputs = self.inputs(task)?;
-        let outcome = self.run(task, inputs, &work, tell);
-        Ok(match outcome {
+        let mut undeclared = Vec::new();
+        let outcome = self.run(task, inputs, &work, tell, &mut undeclared);
+        let rebuilt = match outcome {
             Ok(()) => Rebuilt::Finished(work, started.elapsed().as_secs_f64()),
             Err(_) if self.cancel.load(Ordering::Relaxed) => Rebuilt::Stopped,
             Err(error) => Rebuilt::Failed(AuditFailure {
                 error,
                 log_tail: files::last_lines(&work.log(), LOG_TAIL),
             }),
-        })
+        };
+        Ok((rebuilt, undeclared))
     }
 
     /// Where a step is done again.
     pub fn folder(&self, task: &Task<'_>) -> PathBuf {
-        self.clean
-            .join(format!("{}-{}", task.at, task.node.name.file()))
+        let name = format!("{}-{}", task.at, task.node.name.file());
+        match &self.trace {
+            None => self.clean.join(name),
+            Some(work) => work.join(format!("audit-{name}")),
+        }
     }
 
     fn run(
@@ -111,6 +126,7 @@ impl Rebuilder<'_> {
         inputs: Vec<Input>,
         work: &WorkFolder,
         tell: &mut dyn FnMut(Event),
+        undeclared: &mut Vec<String>,
     ) -> Result<(), StepError> {
         let threads = self.noise.threads(task.threads);
         let mut job = prepare(
@@ -119,6 +135,7 @@ impl Rebuilder<'_> {
             &task.manifest,
             inputs,
             work,
+            self.project,
             Share {
                 threads,
                 checkpoint: self.checkpoint(task)?,
@@ -128,6 +145,7 @@ impl Rebuilder<'_> {
         for (name, value) in self.noise.thread_variables(threads) {
             job.environment.entry(name).or_insert(value);
         }
+        job.trace = self.trace.is_some();
         let executor = match job.program.is_some() {
             true => &self.commands,
             false => &self.kinds,
@@ -146,6 +164,8 @@ impl Rebuilder<'_> {
             watcher.thread().unpark();
             result
         });
+        let accesses = result.accesses.iter();
+        undeclared.extend(accesses.map(|access| access.words(self.project)));
         match result.end {
             End::Finished => Ok(()),
             End::Failed { error } => Err(error),
@@ -192,6 +212,11 @@ impl Rebuilder<'_> {
         for (i, input) in task.decided.inputs.iter().enumerate() {
             let place = folder.join(i.to_string());
             let path = match &input.from {
+                Provenance::Step { .. } | Provenance::Path(_) | Provenance::Hub(_)
+                    if self.trace.is_some() && input.path.exists() =>
+                {
+                    input.path.clone()
+                }
                 Provenance::Step { .. } => {
                     let path = place.join(input.path.file_name().unwrap_or_default());
                     files::create_dir(&place)?;

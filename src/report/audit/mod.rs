@@ -27,6 +27,8 @@ fn step_text(step: &StepAudit, width: usize, palette: &Palette) -> String {
         step.step,
         why.unwrap_or_default()
     )];
+    let undeclared = step.undeclared.iter();
+    lines.extend(undeclared.map(|what| format!("    it {}", clean(what))));
     for output in &step.outputs {
         lines.extend(output_lines(output, palette));
     }
