@@ -227,9 +227,8 @@ impl Running for LocalJob {
     }
 
     fn wait(mut self: Box<Self>, progress: &mut dyn FnMut(Progress)) -> JobResult {
-        if let Some(pipe) = self.progress.take() {
-            relay(BufReader::new(pipe), &self.folder, progress);
-        }
+        let pipe = self.progress.take().map(BufReader::new);
+        let told = pipe.and_then(|pipe| relay(pipe, &self.folder, progress));
         let report = match self.keeper.wait() {
             Ok(report) => report,
             // It is not used again.
@@ -245,7 +244,9 @@ impl Running for LocalJob {
         };
         let mut result = match self.is_program {
             true => sandbox::judge(&self.judged, &self.folder, program_result(status)),
-            false => read_result(&self.folder, status),
+            false => read_result(&self.folder)
+                .or(told)
+                .unwrap_or_else(|| failed(died(status))),
         };
         result.peak_memory = Some(peak);
         result
@@ -257,12 +258,22 @@ fn keeper_died() -> StepError {
         .hint("it was killed, perhaps because memory ran out: build again")
 }
 
-/// Hands on progress; whatever else appears on standard output is logged.
-fn relay(stdout: impl BufRead, folder: &WorkFolder, progress: &mut dyn FnMut(Progress)) {
+/// Hands on progress; whatever else appears on standard output is logged, but
+/// for a result that could not be written.
+fn relay(
+    stdout: impl BufRead,
+    folder: &WorkFolder,
+    progress: &mut dyn FnMut(Progress),
+) -> Option<JobResult> {
     let mut log: Option<File> = None;
+    let mut told = None;
     for line in stdout.lines().map_while(Result::ok) {
         if let Ok(parsed) = serde_json::from_str(&line) {
             progress(parsed);
+            continue;
+        }
+        if let Ok(result) = serde_json::from_str(&line) {
+            told = Some(result);
             continue;
         }
         if log.is_none() {
@@ -273,12 +284,12 @@ fn relay(stdout: impl BufRead, folder: &WorkFolder, progress: &mut dyn FnMut(Pro
             let _ = writeln!(log, "{line}");
         }
     }
+    told
 }
 
-fn read_result(folder: &WorkFolder, status: ExitStatus) -> JobResult {
-    let read = std::fs::read(folder.result()).ok();
-    read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .unwrap_or_else(|| failed(died(status)))
+fn read_result(folder: &WorkFolder) -> Option<JobResult> {
+    let bytes = std::fs::read(folder.result()).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn program_result(status: ExitStatus) -> JobResult {

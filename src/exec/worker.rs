@@ -38,11 +38,22 @@ pub fn work(job: &Path, registry: &Registry) -> bool {
         ..JobResult::bare(end)
     };
     let bytes = serde_json::to_vec(&result).expect("plain data");
-    if let Err(error) = files::write_atomic(&folder.result(), &bytes) {
-        eprintln!("{error}");
-        return false;
+    match files::write_atomic(&folder.result(), &bytes) {
+        Ok(()) => finished,
+        Err(error) => {
+            tell_failed(error.into());
+            false
+        }
     }
-    finished
+}
+
+/// The way that is left when not even the result can be written, as on a full
+/// disk: through the pipe that carries progress.
+fn tell_failed(error: StepError) {
+    let result = JobResult::bare(End::Failed { error });
+    let line = serde_json::to_string(&result).expect("plain data");
+    // Whoever would read it may be gone.
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn attempt(

@@ -132,7 +132,7 @@ impl Space {
 
     /// The program, to be run in the project with a bare environment.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_retune"));
+        let mut command = Command::new(program());
         command.args(arguments).current_dir(&self.project);
         command.env_clear().stdin(Stdio::null());
         for name in ["PATH", "HOME"] {
@@ -248,6 +248,13 @@ impl Space {
 pub fn can_unshare(within: &[&str]) -> bool {
     let probe = Command::new("unshare").args(within).arg("true").output();
     probe.is_ok_and(|probe| probe.status.success())
+}
+
+/// The program under test: `RETUNE_BIN`, such as a release build for long runs,
+/// or else the one that belongs to the tests.
+pub fn program() -> PathBuf {
+    let other = std::env::var_os("RETUNE_BIN").map(PathBuf::from);
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_retune").into())
 }
 
 /// All files below a folder, sorted.
@@ -387,6 +394,11 @@ impl Running {
     /// Standard error so far.
     pub fn err(&self) -> String {
         fs::read_to_string(&self.err).unwrap()
+    }
+
+    /// The driver's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal.

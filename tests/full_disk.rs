@@ -1,0 +1,190 @@
+//! A full disk at every write of a build: it is said, nothing counts that is not whole, and the next build goes on.
+//!
+//! The writes fail through `strace`, which makes the n-th call of a kind fail;
+//! a small file system in memory fails by itself. Each test says so and passes
+//! where the machine lets it do neither.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use retune::hash::Digest;
+use support::{Run, Space, files, program};
+
+const PIPELINE: &str = r#"
+[steps.rows]
+uses = "data.import"
+files = ["data/rows.jsonl"]
+schema = "text"
+
+[steps.folder]
+uses = "command"
+run = "mkdir d && cat ${inputs.rows} > d/one && head -c 3000 /dev/zero > d/two"
+inputs = { rows = "@rows" }
+outputs = { d = "d/" }
+
+[steps.end]
+uses = "command"
+run = "cat ${inputs.d}/* > all && wc -c < all > end.txt"
+inputs = { d = "@folder" }
+outputs = { end = "end.txt" }
+"#;
+
+/// The calls by which something gets onto a disk.
+const CALLS: [&str; 5] = [
+    "write,pwrite64,writev,copy_file_range,sendfile",
+    "openat,creat",
+    "rename,renameat,renameat2,link,linkat",
+    "mkdir,mkdirat",
+    "fsync,fdatasync,syncfs,ftruncate",
+];
+
+fn space() -> Space {
+    let space = Space::new(PIPELINE);
+    space.write("data/rows.jsonl", "{\"text\": \"row\"}\n");
+    space
+}
+
+fn has_strace() -> bool {
+    let version = Command::new("strace")
+        .args(["-e", "trace=none", "true"])
+        .output();
+    let there = version.is_ok_and(|output| output.status.success());
+    if !there {
+        println!("skipped: there is no strace, or it may not trace here");
+    }
+    there
+}
+
+/// A build in which the n-th of some calls says that the disk is full, in each
+/// thread of the driver. None when the build made fewer of them.
+fn build_with_a_full_disk(space: &Space, calls: &str, n: usize) -> Option<Run> {
+    let log = space.outside("strace");
+    let mut command = Command::new("strace");
+    command.args(["-f", "--quiet=all", "-o"]).arg(&log);
+    command.arg("-e").arg(format!("trace={calls}"));
+    // Only files that are opened for writing can be refused for want of room.
+    command
+        .arg("-e")
+        .arg(format!("inject={calls}:error=ENOSPC:when={n}"));
+    command
+        .arg(program())
+        .arg("build")
+        .current_dir(space.path(""));
+    command.env_clear().stdin(Stdio::null());
+    for name in ["PATH", "HOME"] {
+        command.envs(std::env::var_os(name).map(|value| (name, value)));
+    }
+    let run = Run::of(&mut command);
+    let log = fs::read_to_string(&log).unwrap();
+    log.contains("INJECTED").then_some(run)
+}
+
+/// Every output with its digest, and the lock file.
+fn state(space: &Space) -> BTreeMap<String, Digest> {
+    let root = space.path("");
+    let mut paths = files(&space.path("cache/out"));
+    paths.push(space.path("pipelines/main.lock"));
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
+    let read = |path: std::path::PathBuf| (name(&path), Digest::of(&fs::read(&path).unwrap()));
+    paths.into_iter().map(read).collect()
+}
+
+fn undisturbed() -> BTreeMap<String, Digest> {
+    let space = space();
+    space.built(&[]);
+    state(&space)
+}
+
+/// After whatever went wrong: what is there is right, and a build completes it.
+fn recovers(space: &Space, wanted: &BTreeMap<String, Digest>, after: &str) {
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(0), "after {after}: {run}");
+    assert_eq!(&state(space), wanted, "after {after}");
+    let verify = space.retune(&["verify"]);
+    assert_eq!(verify.code, Some(0), "after {after}: {verify}");
+}
+
+#[test]
+fn at_every_write_of_a_build() {
+    if !has_strace() {
+        return;
+    }
+    let wanted = undisturbed();
+    for calls in CALLS {
+        let mut failed = 0;
+        // Opening fails so early and so often that each place is a case of its own.
+        for n in 1..200 {
+            let space = space();
+            let Some(run) = build_with_a_full_disk(&space, calls, n) else {
+                break;
+            };
+            assert_ne!(run.code, None, "{calls} {n}: {run}");
+            assert!(!run.err.contains("panicked"), "{calls} {n}: {run}");
+            match run.code {
+                // The call was one that may fail, such as that for a log.
+                Some(0) => assert_eq!(state(&space), wanted, "{calls} {n}: {run}"),
+                _ => {
+                    failed += 1;
+                    assert!(run.err.contains("error"), "{calls} {n}: {run}");
+                }
+            }
+            recovers(&space, &wanted, &format!("{calls} {n}"));
+        }
+        assert!(failed > 0, "no build failed for {calls}");
+    }
+}
+
+#[test]
+fn a_small_file_system_that_fills_up() {
+    let wanted = undisturbed();
+    for size in ["24k", "40k", "64k", "96k", "128k", "192k"] {
+        let space = space();
+        fs::create_dir(space.path("cache")).unwrap();
+        let cache = space.path("cache");
+        let Some(mount) = Mount::tmpfs(&cache, size) else {
+            return;
+        };
+        let run = space.build(&[]);
+        assert!(!run.err.contains("panicked"), "{size}: {run}");
+        if run.code != Some(0) {
+            assert!(run.err.contains("No space left on device"), "{size}: {run}");
+        }
+        mount.grow("16m");
+        recovers(&space, &wanted, size);
+    }
+}
+
+/// A file system that goes with the test.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn tmpfs(at: &'a Path, size: &str) -> Option<Self> {
+        let size = format!("size={size}");
+        let mount = ["-t", "tmpfs", "-o", &size, "tmpfs"];
+        let done = Command::new("mount").args(mount).arg(at).output();
+        if done.is_ok_and(|output| output.status.success()) {
+            return Some(Mount(at));
+        }
+        println!("skipped: a file system can only be mounted by root");
+        None
+    }
+
+    fn grow(&self, size: &str) {
+        let size = format!("remount,size={size}");
+        let done = Command::new("mount")
+            .args(["-o", &size])
+            .arg(self.0)
+            .status();
+        assert!(done.unwrap().success());
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
