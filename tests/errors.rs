@@ -474,7 +474,7 @@ fn an_override_of_nothing() {
      |
      = note: the value of 'rnu' comes from the command line: true
      = help: its fields are: description, env, inputs, matrix, out, outputs,
-             run, uses
+             run, sandbox, uses
     ");
     insta::assert_snapshot!(said(&space, &["plan", "--set", "params.x=1"]), @"
     exit 3

@@ -153,6 +153,7 @@ fn outcome(space: &Space, run: &Run) -> Outcome {
             "facts",
             "kept",
             "eta",
+            "work",
         ] {
             event.as_object_mut().unwrap().remove(varies);
         }
