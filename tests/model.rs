@@ -312,6 +312,7 @@ impl Model {
         std::thread::sleep(Duration::from_millis(millis));
         running.signal(Signal::KILL);
         running.end();
+        self.space.wait_until_idle();
         let (_, keys) = self.values();
         self.perhaps.extend(keys);
     }

@@ -361,11 +361,8 @@ impl Store for LocalStore {
 
     fn place(&self, artifact: &Artifact, path: &Path) -> Result<(), StoreError> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        let name = path.file_name().unwrap_or_default();
         files::create_dir(folder)?;
-        let mut temporary = std::ffi::OsString::from(".retune-new-");
-        temporary.push(name);
-        let temporary = folder.join(temporary);
+        let temporary = folder.join(temporary_name(path));
         files::remove(&temporary)?;
         self.place_new(artifact, &temporary)?;
         replace(&temporary, path)?;
@@ -425,6 +422,20 @@ impl LocalStore {
         };
         self.stats.learn_folder(path, digest, &listing)
     }
+}
+
+/// The name under which the new content of a path is made. The same each time,
+/// so that what a killed build left there goes with the next one.
+fn temporary_name(path: &Path) -> std::ffi::OsString {
+    const PREFIX: &str = ".retune-new-";
+    const LONGEST: usize = 255;
+    let name = path.file_name().unwrap_or_default();
+    let mut temporary = std::ffi::OsString::from(PREFIX);
+    match PREFIX.len() + name.len() <= LONGEST {
+        true => temporary.push(name),
+        false => temporary.push(Digest::of(name.as_bytes()).to_string()),
+    }
+    temporary
 }
 
 /// Symbolic links in an output would make it depend on what they point to.

@@ -227,6 +227,17 @@ impl Space {
         }
     }
 
+    /// Waits until no process is at work in the project any more: what a
+    /// killed build had started dies a moment after it.
+    pub fn wait_until_idle(&self) {
+        wait_for("the end of all processes in the project", || {
+            let processes = fs::read_dir("/proc").unwrap().flatten();
+            let mut places = processes.filter_map(|p| fs::read_link(p.path().join("cwd")).ok());
+            let busy = places.any(|place| place.starts_with(&self.project));
+            (!busy).then_some(())
+        });
+    }
+
     /// The records in the store, as JSON, of executions of `step`.
     pub fn records(&self, step: &str) -> Vec<Value> {
         files(&self.path("cache/objects"))
