@@ -119,6 +119,8 @@ pub enum Verb {
     Cache(Cache),
     /// Check the lock file, or make it anew after a merge.
     Lock(Lock),
+    /// Print how a step's current result came to be.
+    Record(Record),
     /// Print the JSON Schema of pipeline files, for completion in editors.
     Schema,
     /// List the kinds of steps.
@@ -461,6 +463,17 @@ pub enum AuditNoise {
     All,
 }
 
+/// `record`.
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The step.
+    #[arg(value_name = "STEP")]
+    pub step: String,
+    /// Print the records as JSON, whole: an array with one for each cell.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `kinds`.
 #[derive(Debug, Args)]
 pub struct Kinds {
@@ -626,6 +639,7 @@ mod tests {
             "audit stage1 --json -j 2",
             "audit --against p.lock --no-rebuild --report there --noise all",
             "schema",
+            "record stage1 --json",
             "kinds --json",
             "init",
             "init there",

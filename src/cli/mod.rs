@@ -14,6 +14,7 @@ mod log;
 mod output;
 mod plan;
 mod problem;
+mod record;
 mod runs;
 mod schema;
 mod signals;
@@ -91,6 +92,7 @@ fn run_verb(cli: Cli, registry: Registry) -> Exit {
         Verb::Gc(args) => gc::run(&session, &args),
         Verb::Cache(args) => cache::run(&session, &args),
         Verb::Lock(args) => lock::run(&session, &args),
+        Verb::Record(args) => record::run(&session, &args),
         Verb::Schema => schema::run(&session),
         Verb::Kinds(args) => kinds::run(&session, &args),
         Verb::Init(args) => init::run(&session, &args),

@@ -11,6 +11,7 @@ mod init;
 mod inspect;
 mod lock;
 mod lock_files;
+mod provenance;
 mod runs;
 mod snapshot;
 mod table;
@@ -45,6 +46,7 @@ pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
 pub use inspect::{Plan, plan, warnings, watched, why};
 pub use lock::{LockFinding, LockReport, LockStanding, check_lock, merge_locks, repair_lock};
+pub use provenance::{Provenance, provenance};
 pub use runs::{
     Following, LogSource, RunInfo, RunResult, RunningStep, Status, StepLog, StoreSize, following,
     logs, runs, status,
@@ -157,6 +159,12 @@ pub enum OpsError {
         /// The steps that might have.
         steps: Vec<String>,
     },
+    /// A step has no result whose record could be shown.
+    #[error("there is no record of '{step}'")]
+    NoRecord {
+        /// The step.
+        step: String,
+    },
     /// The lock file cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -209,6 +217,7 @@ impl OpsError {
             OpsError::BadAddress { .. } => {
                 Some("a cell is named like 'stage1[lr=1e-4,rank=8]', in quotes".to_owned())
             }
+            OpsError::NoRecord { step } => Some(format!("build it: retune build {step}")),
             OpsError::WhoseFolder { steps, .. } => Some(match &steps[..] {
                 [] => "name the step: audit STEP --against FOLDER".to_owned(),
                 steps => format!("name one of: {}", steps.join(", ")),

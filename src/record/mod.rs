@@ -19,6 +19,6 @@ pub use audit::{
 };
 pub use environment::{Environment, Program};
 pub use lock::{Lock, LockError, LockedStep, Salvaged};
-pub use provenance::ProvenanceRecorder;
+pub use provenance::{ProvenanceRecorder, StoredRecord, read_record};
 pub use run_log::{RUN_FORMAT, RUNS, RunHeader, RunLog, stamp};
 pub use runs::{RunError, RunLine, RunRecord, StepEnd, StepInRun, find_run, list_runs, step_log};

@@ -9,6 +9,7 @@ mod json;
 mod plain;
 mod problem;
 mod profile;
+mod provenance;
 mod style;
 mod table;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use json::JsonLines;
 pub use plain::Plain;
 pub use problem::Problem;
 pub use profile::Profile;
+pub use provenance::provenance_text;
 pub use style::Palette;
 pub use table::{explain, table};
 pub use words::{Words, ago, bytes, count, duration};
