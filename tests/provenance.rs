@@ -100,3 +100,99 @@ fn a_lock_file_with_another_result_for_the_same_key_is_not_silently_rewritten() 
     space.edit("date", "true; date");
     assert_eq!(space.built(&[]).of_kind("not-reproducible").len(), 0);
 }
+
+// diff
+
+/// Rows are selected, and then measured.
+const MEASURED: &str = r#"
+[params]
+n = 2
+[steps.rows]
+uses = "command"
+run = "head -n ${params.n} ${inputs.rows} > rows.jsonl"
+inputs = { rows = "data/rows.jsonl" }
+outputs = { rows = "rows.jsonl" }
+[steps.metrics]
+uses = "command"
+run = '''echo "{\"rows\": $(wc -l < ${inputs.rows})}" > metrics.json'''
+inputs = { rows = "@rows" }
+outputs = { metrics = "metrics.json" }
+[steps.steady]
+uses = "command"
+run = "echo x > x"
+outputs = { x = "x" }
+"#;
+
+fn diff(space: &Space, arguments: &[&str]) -> Value {
+    let run = space.retune(&[&["diff", "--json"], arguments].concat());
+    assert_eq!(run.code, Some(0), "{run}");
+    serde_json::from_str(&run.out).unwrap()
+}
+
+#[test]
+fn two_runs_differ_by_a_parameter_and_what_comes_of_it() {
+    let space = Space::new(MEASURED);
+    space.write("data/rows.jsonl", "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+    space.built(&[]);
+    space.built(&["--set", "params.n=3"]);
+    let found = diff(&space, &["last~1", "last"]);
+    assert_eq!(found["same"], 1, "{found:#}");
+    let [metrics, rows] = &found["steps"].as_array().unwrap()[..] else {
+        panic!("{found:#}");
+    };
+    assert_eq!(rows["change"], "changed");
+    assert_eq!(rows["settings"][0]["path"], "/params/run");
+    assert_eq!(rows["outputs"][0]["differences"][0]["added"], 1);
+    assert_eq!(metrics["settings"].as_array().unwrap().len(), 0);
+    let data = &metrics["data"][0];
+    assert_eq!(
+        (&data["from"], &data["rows"]["added"]),
+        (&"@rows.rows".into(), &1.into())
+    );
+    let change = &metrics["outputs"][0]["differences"][0]["changes"][0];
+    assert_eq!(
+        (&change["path"], &change["old"], &change["new"]),
+        (&"/rows".into(), &2.into(), &3.into())
+    );
+    let run = space.retune(&["diff", "last~1", "last"]);
+    assert!(run.out.contains("/rows: 2 → 3\n"), "{run}");
+    assert!(
+        run.out.contains("rows 2 → 3: 1 added, 0 removed\n"),
+        "{run}"
+    );
+    assert!(run.out.ends_with("1 step the same\n"), "{run}");
+}
+
+#[test]
+fn lock_files_can_be_compared_and_unknown_names_are_refused() {
+    let space = Space::new(MEASURED);
+    space.write("data/rows.jsonl", "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+    space.built(&[]);
+    let lock = space.read("pipelines/main.lock");
+    space.write("old.lock", &lock);
+    space.write("data/rows.jsonl", "{\"a\":0}\n{\"a\":2}\n{\"a\":3}\n");
+    space.built(&[]);
+    let found = diff(&space, &["old.lock", "pipelines/main.lock"]);
+    assert_eq!(
+        (&found["old"]["kind"], &found["same"]),
+        (&"lock".into(), &1.into()),
+        "{found:#}"
+    );
+    let data = &found["steps"][1]["data"][0];
+    assert_eq!(data["from"], "data/rows.jsonl");
+    assert_eq!(data["rows"], Value::Null, "the old content is nowhere");
+    let note = data["note"].as_str();
+    assert_eq!(note, Some("the old content is not to be had any more"));
+    assert_eq!(
+        diff(&space, &["last", "last"])["steps"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    let run = space.retune(&["diff", "nothing-like-that", "last"]);
+    assert!(
+        run.code != Some(0) && run.err.contains("'nothing-like-that'"),
+        "{run}"
+    );
+}

@@ -84,6 +84,9 @@ pub enum Event {
         facts: BTreeMap<String, Value>,
         /// Whether every output is the same as before this run.
         unchanged: bool,
+        /// Its record, an object of the store; an audit keeps none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<Digest>,
     },
     /// A step's outputs were put back from the store.
     StepRestored {

@@ -106,9 +106,10 @@ impl<'a> Run<'a, '_> {
         let previous = self.previous_outputs(node);
         self.warn_of_other_result(node, &flight.decided, &outputs);
         let execution = self.execution(id, &flight, &ended, &outputs);
+        let record = store.put(&self.with.recorder.record(&execution))?;
         let entry = Entry {
             outputs: outputs.clone(),
-            record: store.put(&self.with.recorder.record(&execution))?,
+            record,
             millis: ended.millis,
         };
         // Noted first: a result that cannot be put in place is not lost.
@@ -134,6 +135,7 @@ impl<'a> Run<'a, '_> {
             peak_memory: ended.result.peak_memory,
             facts: ended.result.facts,
             unchanged: same_outputs(&outputs, &previous),
+            record: Some(record),
         });
         self.settle(id, flight.decided, outputs);
         Ok(())

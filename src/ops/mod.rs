@@ -3,6 +3,7 @@
 mod audit;
 mod build;
 mod cache;
+mod diff;
 mod estimate;
 mod gc;
 mod graph;
@@ -40,6 +41,7 @@ pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditOptions, NoiseLevel, audit};
 pub use build::{BuildOptions, build};
 pub use cache::{CacheStats, CheckOptions, CheckReport, Damage, Group, Mended, check, stats};
+pub use diff::diff;
 pub use estimate::Estimate;
 pub use gc::{Amount, Garbage, GcOptions, GcReport, gc};
 pub use graph::{GraphFormat, graph};

@@ -7,6 +7,7 @@
 //! | `cache/runs/RUN/events.jsonl` | [`RunLog`] |
 
 mod audit;
+mod diff;
 mod environment;
 mod lock;
 mod provenance;
@@ -16,6 +17,10 @@ mod runs;
 pub use audit::{
     AUDIT_FORMAT, Against, AuditFailure, AuditReport, AuditVerdict, OutputAudit, StepAudit,
     StepResult, Varied, step_result,
+};
+pub use diff::{
+    DIFF_FORMAT, DataChange, EnvironmentChange, OutputChange, RowCounts, StateDiff, StateName,
+    StepChange, StepDiff,
 };
 pub use environment::{Environment, Program};
 pub use lock::{Lock, LockError, LockedStep, Salvaged};

@@ -5,6 +5,7 @@
 
 mod audit;
 mod bars;
+mod diff;
 mod json;
 mod plain;
 mod problem;
@@ -18,6 +19,7 @@ mod words;
 
 pub use audit::{audit_html, audit_sentence, audit_text, audit_verdict};
 pub use bars::Bars;
+pub use diff::diff_text;
 pub use json::JsonLines;
 pub use plain::Plain;
 pub use problem::Problem;
