@@ -571,3 +571,76 @@ fn an_audit_against_a_folder_compares_it_with_an_output() {
         );
     }
 }
+
+// tolerance
+
+#[test]
+fn a_declared_tolerance_is_made_use_of_and_told() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = """printf '{"loss": 0.500%s, "name": "x", "seconds": %s}' $$ $$ > metrics.json"""
+        outputs = { metrics = "metrics.json" }
+        tolerance = { metrics = { max_abs = 1e-3, ignore = ["/seconds"] } }
+        "#,
+    );
+    space.built(&[]);
+    let (code, report) = audit(&space, &[]);
+    assert_eq!(
+        (code, results(&report)),
+        (Some(0), vec!["within-tolerance"])
+    );
+    let output = &report["steps"][0]["outputs"][0];
+    assert_eq!(output["tolerance"], "max_abs 1e-3, ignore /seconds");
+    let found = difference(&report, 0);
+    assert_eq!(found["within"], true);
+    let measured = found["gap"]["max_abs"].as_f64().unwrap();
+    assert!(
+        measured > 0.0 && measured < 1e-3,
+        "{measured}: of what is not ignored"
+    );
+    let run = space.retune(&["audit", "--report", "found"]);
+    assert!(run.out.starts_with("a  within tolerance\n"), "{run}");
+    assert!(
+        run.out.contains("/loss: ") && run.out.contains("numbers: max abs "),
+        "{run}"
+    );
+    assert!(
+        run.err.contains("the same, within declared tolerances"),
+        "{run}"
+    );
+    assert!(space.read("found/audit.html").contains("within tolerance"));
+    // It is no part of the key, and what it does not cover is a difference.
+    space.edit("max_abs = 1e-3", "max_abs = 1e-12");
+    assert_eq!(space.built(&[]).total("up_to_date"), 1);
+    let (code, report) = audit(&space, &[]);
+    assert_eq!((code, results(&report)), (Some(1), vec!["differs"]));
+    let changes = difference(&report, 0)["changes"].as_array().unwrap();
+    let within = changes
+        .iter()
+        .map(|change| change["within"].as_bool().unwrap());
+    assert_eq!(within.collect::<Vec<_>>(), [false, true], "{changes:?}");
+}
+
+#[test]
+fn a_tolerance_of_what_is_no_output_is_refused() {
+    let space = Space::new(
+        "[steps.a]\nuses = 'command'\nrun = 'echo x > x'\noutputs = { x = 'x' }\n\
+         tolerance = { y = { max_abs = 1 }, x = { ignore = ['seconds'], max_rel = -1 } }\n",
+    );
+    let run = space.retune(&["plan"]);
+    assert_eq!(run.code, Some(3), "{run}");
+    assert!(
+        run.err.contains("'tolerance.x.max_rel' must be at least 0"),
+        "{run}"
+    );
+    space.edit(", max_rel = -1", "");
+    let run = space.retune(&["plan"]);
+    for fault in [
+        "'tolerance.y' is no output of the step, which has: x",
+        "'tolerance.x.ignore' must hold JSON pointers such as /seconds, not 'seconds'",
+    ] {
+        assert!(run.err.contains(fault), "{fault}\n{run}");
+    }
+}

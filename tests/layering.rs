@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("release", &["hash", "files", "data"]),
     ("pipeline", &["hash"]),
     ("step", &["hash"]),
-    ("graph", &["pipeline", "step"]),
+    ("graph", &["compare", "pipeline", "step"]),
     ("store", &["hash", "files"]),
     (
         "plan",

@@ -113,6 +113,10 @@ pub enum Verb {
     Verify(Verify),
     /// Rebuild in a clean folder and compare every digest.
     Audit(Audit),
+    /// Show what is different between two runs, lock files or commits.
+    Diff(Diff),
+    /// Print how a step's current result came to be.
+    Record(Record),
     /// Show what nothing in the store's folder is needed for any more, and delete it.
     Gc(Gc),
     /// Show what the store holds, or check it.
@@ -461,6 +465,32 @@ pub enum AuditNoise {
     All,
 }
 
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// A run (its name, the beginning of it, last, last~1), a lock file, a
+    /// project's folder, or a git revision.
+    #[arg(value_name = "OLD")]
+    pub old: String,
+    /// Another one.
+    #[arg(value_name = "NEW")]
+    pub new: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `record`.
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The step.
+    #[arg(value_name = "STEP")]
+    pub step: String,
+    /// Print the records as JSON, whole: an array with one for each cell.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `kinds`.
 #[derive(Debug, Args)]
 pub struct Kinds {
@@ -626,6 +656,8 @@ mod tests {
             "audit stage1 --json -j 2",
             "audit --against p.lock --no-rebuild --report there --noise all",
             "schema",
+            "record stage1 --json",
+            "diff last~1 last --json",
             "kinds --json",
             "init",
             "init there",

@@ -4,6 +4,7 @@ mod args;
 mod audit;
 mod build;
 mod cache;
+mod diff;
 mod exit;
 mod gc;
 mod graph;
@@ -14,6 +15,7 @@ mod log;
 mod output;
 mod plan;
 mod problem;
+mod record;
 mod runs;
 mod schema;
 mod signals;
@@ -88,6 +90,8 @@ fn run_verb(cli: Cli, registry: Registry) -> Exit {
         Verb::Watch(args) => watch::run(&session, &args),
         Verb::Verify(args) => verify::run(&session, &args),
         Verb::Audit(args) => audit::run(&session, &args),
+        Verb::Diff(args) => diff::run(&session, &args),
+        Verb::Record(args) => record::run(&session, &args),
         Verb::Gc(args) => gc::run(&session, &args),
         Verb::Cache(args) => cache::run(&session, &args),
         Verb::Lock(args) => lock::run(&session, &args),

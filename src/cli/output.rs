@@ -134,8 +134,10 @@ struct Quiet<S>(S);
 
 impl<S: Sink> Sink for Quiet<S> {
     fn event(&mut self, event: &Event) {
-        if let Event::StepFailed { .. } | Event::Warning { .. } | Event::OutputSetAside { .. } =
-            event
+        if let Event::StepFailed { .. }
+        | Event::Warning { .. }
+        | Event::NotReproducible { .. }
+        | Event::OutputSetAside { .. } = event
         {
             self.0.event(event);
         }

@@ -82,7 +82,8 @@ fn ops_exit(error: &OpsError) -> Exit {
         | OpsError::NeverRun(_) => Exit::Usage,
         OpsError::Run(RunError::File(_) | RunError::Damaged(_)) => Exit::System,
         OpsError::Run(_) => Exit::Usage,
-        OpsError::Reference { .. }
+        OpsError::NoRecord { .. }
+        | OpsError::Reference { .. }
         | OpsError::Lock(_)
         | OpsError::Store(_)
         | OpsError::File(_)

@@ -40,7 +40,8 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    pub(super) fn line(&self) -> String {
+    /// `/key: old → new`.
+    pub fn line(&self) -> String {
         let show = |value: &Option<Value>| match value {
             Some(value) => brief(&value.to_string()),
             None => "nothing".to_owned(),
@@ -131,6 +132,14 @@ impl<'a> Walk<'a> {
 /// A key as a JSON pointer writes it.
 fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
+}
+
+/// Every key whose value differs between two values, up to a thousand.
+pub fn json_changes(old: &Value, new: &Value) -> Vec<KeyChange> {
+    let bitwise = Tolerance::default();
+    let mut walk = Walk::new(&bitwise);
+    walk.values("", old, new);
+    walk.changes
 }
 
 impl JsonDifference {

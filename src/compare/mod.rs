@@ -15,7 +15,7 @@ mod tree;
 use serde::Serialize;
 
 pub use bytes::BytesDifference;
-pub use json::{JsonDifference, KeyChange};
+pub use json::{JsonDifference, KeyChange, json_changes};
 pub use number::{Gap, Real};
 pub use rows::{RowsDifference, rows_between};
 pub use tensors::{TensorChange, TensorDifference, TensorsDifference};

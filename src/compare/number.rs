@@ -18,6 +18,13 @@ impl Serialize for Real {
     }
 }
 
+impl Real {
+    /// Three significant digits, for people; the data has them all.
+    pub fn short(self) -> String {
+        digits(self.0)
+    }
+}
+
 impl fmt::Display for Real {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let x = self.0;
@@ -83,7 +90,6 @@ impl fmt::Display for Gap {
     }
 }
 
-/// Three significant digits; the data has them all.
 fn digits(x: f64) -> String {
     match x.abs() {
         m if m == 0.0 || !m.is_finite() => Real(x).to_string(),

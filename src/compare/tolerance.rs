@@ -48,6 +48,9 @@ impl Tolerance {
             for (name, value) in [("max_abs", limits.max_abs), ("max_rel", limits.max_rel)] {
                 parts.extend((value > 0.0).then(|| format!("{name} {value:e}")));
             }
+            if parts.is_empty() {
+                parts.push("the same values".to_owned());
+            }
         }
         if !self.ignore.is_empty() {
             parts.push(format!("ignore {}", self.ignore.join(" ")));

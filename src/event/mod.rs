@@ -2,12 +2,13 @@
 
 mod execution;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::hash::Digest;
 use crate::pipeline::{PipelineName, StepName};
 use crate::plan::{Key, Verdict};
 use crate::step::{Grant, Progress, StepError};
@@ -83,6 +84,9 @@ pub enum Event {
         facts: BTreeMap<String, Value>,
         /// Whether every output is the same as before this run.
         unchanged: bool,
+        /// Its record, an object of the store; an audit keeps none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<Digest>,
     },
     /// A step's outputs were put back from the store.
     StepRestored {
@@ -156,6 +160,18 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
+    /// A result differs from the one that is known for the same key: the step
+    /// is not reproducible.
+    NotReproducible {
+        /// The step.
+        step: StepName,
+        /// The key.
+        key: Key,
+        /// Where the other result is known from.
+        known: Known,
+        /// The outputs that differ.
+        outputs: Vec<OtherOutput>,
+    },
     /// Something a person should know that stops nothing.
     Warning {
         /// What.
@@ -211,6 +227,46 @@ pub struct Stamped<E = Event> {
     /// What happened.
     #[serde(flatten)]
     pub event: E,
+}
+
+/// Where a result is known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Known {
+    /// The store: it ran before.
+    Store,
+    /// The lock file: it ran before, perhaps on another machine.
+    Lock,
+}
+
+/// An output that came out in another way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherOutput {
+    /// Its path in the step's folder.
+    pub path: String,
+    /// The digest that is known; none where no such output is.
+    pub known: Option<Digest>,
+    /// The digest now; none where there is no such output.
+    pub now: Option<Digest>,
+}
+
+impl OtherOutput {
+    /// The outputs that differ between two results, by path.
+    pub fn between(
+        known: &BTreeMap<String, Digest>,
+        now: &BTreeMap<String, Digest>,
+    ) -> Vec<OtherOutput> {
+        let paths: BTreeSet<&String> = known.keys().chain(now.keys()).collect();
+        let differs = |path: &&String| known.get(*path) != now.get(*path);
+        let paths = paths.into_iter().filter(differs);
+        paths
+            .map(|path| OtherOutput {
+                path: path.clone(),
+                known: known.get(path).copied(),
+                now: now.get(path).copied(),
+            })
+            .collect()
+    }
 }
 
 /// How many steps ended how.

@@ -1,5 +1,6 @@
 //! Finishing: outputs into the store and in place, the record, and what else a step that ended leaves.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -7,7 +8,7 @@ use super::job::WorkFolder;
 use super::outputs::{Places, SetAside, same_outputs};
 use super::run::{Ended, Flight, Run};
 use super::stop::Stopping;
-use crate::event::{Event, Execution, Phase};
+use crate::event::{Event, Execution, Known, OtherOutput, Phase};
 use crate::files;
 use crate::graph::{Node, StepId};
 use crate::hash::Digest;
@@ -105,9 +106,10 @@ impl<'a> Run<'a, '_> {
         let previous = self.previous_outputs(node);
         self.warn_of_other_result(node, &flight.decided, &outputs);
         let execution = self.execution(id, &flight, &ended, &outputs);
+        let record = store.put(&self.with.recorder.record(&execution))?;
         let entry = Entry {
             outputs: outputs.clone(),
-            record: store.put(&self.with.recorder.record(&execution))?,
+            record,
             millis: ended.millis,
         };
         // Noted first: a result that cannot be put in place is not lost.
@@ -133,6 +135,7 @@ impl<'a> Run<'a, '_> {
             peak_memory: ended.result.peak_memory,
             facts: ended.result.facts,
             unchanged: same_outputs(&outputs, &previous),
+            record: Some(record),
         });
         self.settle(id, flight.decided, outputs);
         Ok(())
@@ -192,14 +195,15 @@ impl<'a> Run<'a, '_> {
         decided: &Decided,
         outputs: &[Output],
     ) {
-        if let Some(entry) = &decided.entry
-            && !same_outputs(&entry.outputs, outputs)
-        {
-            let message = format!(
-                "{} gave other outputs than before for the same key: it is not reproducible",
-                node.name
-            );
-            self.emit(Event::Warning { message });
+        let Some(entry) = &decided.entry else { return };
+        let outputs = OtherOutput::between(&digests(&entry.outputs), &digests(outputs));
+        if !outputs.is_empty() {
+            self.emit(Event::NotReproducible {
+                step: node.name.clone(),
+                key: decided.key,
+                known: Known::Store,
+                outputs,
+            });
         }
     }
 
@@ -285,4 +289,12 @@ const LOG_TAIL: usize = 20;
 /// The end of a failed step's log, if it has one.
 pub(super) fn last_lines(log: Option<&Path>) -> Vec<String> {
     log.map_or(Vec::new(), |log| files::last_lines(log, LOG_TAIL))
+}
+
+/// Outputs by path.
+fn digests(outputs: &[Output]) -> BTreeMap<String, Digest> {
+    let outputs = outputs.iter();
+    outputs
+        .map(|output| (output.path.clone(), output.artifact.digest))
+        .collect()
 }

@@ -246,11 +246,12 @@ impl<'a> Checked<'a> {
     }
 
     /// How its kind says that it runs.
-    fn usual(&self) -> Usual<'a> {
+    fn usual(&self) -> Usual<'_> {
         Usual {
             kind: &self.raw.uses,
             resources: self.shape.as_ref().map(|shape| shape.resources.clone()),
             resumes: self.kind.map(|kind| kind.kind.resumes()),
+            outputs: self.outputs(),
         }
     }
 

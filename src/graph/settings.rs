@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::check::check;
+use crate::compare::{Limits, Tolerance};
 use crate::pipeline::{Diagnostic, Field, RawSettings, Span, Spans, suggest, units};
-use crate::step::{Cpus, Gpus, Resources, Resumes, schema_of};
+use crate::step::{Cpus, Gpus, OutPort, Resources, Resumes, schema_of};
 
 /// How often a step that keeps checkpoints writes one by default.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
@@ -32,6 +33,8 @@ pub struct Settings {
     pub priority: i32,
     /// How often it is to write a checkpoint, if it is given a place for them.
     pub checkpoint: Option<Duration>,
+    /// What may differ in an audit, by the name of the output.
+    pub tolerance: BTreeMap<String, Tolerance>,
 }
 
 /// How a step that failed is tried again.
@@ -103,6 +106,9 @@ struct Written {
     /// How often, after which waits and with which resources it is tried
     /// again when it fails.
     retry: Option<WrittenRetry>,
+    /// What may differ in an audit without being a difference, by the name of
+    /// the output; where nothing is said every bit counts.
+    tolerance: BTreeMap<String, WrittenTolerance>,
     /// How long an attempt may take: seconds, or "90s", "2h 30min". It is
     /// then asked to stop, and killed after the grace period.
     timeout: Option<Amount>,
@@ -173,6 +179,21 @@ struct WrittenRetry {
     grow: f64,
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WrittenTolerance {
+    /// How far two numbers may be apart: |a - b|.
+    #[schemars(range(min = 0))]
+    max_abs: Option<f64>,
+    /// How far two numbers may be apart: |a - b| / max(|a|, |b|). Either limit
+    /// is enough.
+    #[schemars(range(min = 0))]
+    max_rel: Option<f64>,
+    /// JSON pointers of what is not compared; * stands for any key or index.
+    #[serde(default)]
+    ignore: Vec<String>,
+}
+
 fn two() -> f64 {
     2.0
 }
@@ -204,6 +225,8 @@ pub(super) struct Usual<'a> {
     pub resources: Option<Resources>,
     /// Whether it keeps checkpoints; none when the kind is not known.
     pub resumes: Option<Resumes>,
+    /// Its outputs; none when they are not known because of other faults.
+    pub outputs: Option<&'a [OutPort]>,
 }
 
 impl Checker {
@@ -278,6 +301,7 @@ impl Reader<'_> {
         let asked = written.resources.unwrap_or_default();
         let resources = self.resources(asked, usual.resources.unwrap_or_default(), "resources");
         let retry = written.retry.map(|retry| self.retry(retry, &resources));
+        let tolerance = self.tolerance(written.tolerance, usual.outputs);
         let timeout = self.amount(written.timeout, "timeout", units::duration);
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             self.fault("timeout", "must be above 0".to_owned());
@@ -289,7 +313,38 @@ impl Reader<'_> {
             timeout,
             priority: written.priority,
             checkpoint,
+            tolerance,
         }
+    }
+
+    fn tolerance(
+        &mut self,
+        written: BTreeMap<String, WrittenTolerance>,
+        outputs: Option<&[OutPort]>,
+    ) -> BTreeMap<String, Tolerance> {
+        let mut read = BTreeMap::new();
+        for (name, written) in written {
+            let at = format!("tolerance.{name}");
+            let known = outputs.is_none_or(|ports| ports.iter().any(|port| port.name == name));
+            if !known {
+                let names = outputs.unwrap_or_default().iter();
+                let names: Vec<&str> = names.map(|port| port.name.as_str()).collect();
+                let message = format!("is no output of the step, which has: {}", names.join(", "));
+                self.fault(&at, message);
+            }
+            if let Some(wrong) = written.ignore.iter().find(|p| !p.starts_with('/')) {
+                let message = format!("must hold JSON pointers such as /seconds, not '{wrong}'");
+                self.fault(&format!("{at}.ignore"), message);
+            }
+            let given = written.max_abs.is_some() || written.max_rel.is_some();
+            let limits = given.then(|| Limits {
+                max_abs: written.max_abs.unwrap_or(0.0),
+                max_rel: written.max_rel.unwrap_or(0.0),
+            });
+            let ignore = written.ignore;
+            read.insert(name, Tolerance { limits, ignore });
+        }
+        read
     }
 
     fn checkpoint(&mut self, written: Option<Checkpoint>, usual: &Usual<'_>) -> Option<Duration> {

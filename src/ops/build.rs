@@ -1,6 +1,6 @@
 //! Building: load, lock, run, and write down what came of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::graph_cache::Identity;
 use super::snapshot::{self, Looked, Snapshot};
 use super::workspace::{Loaded, environment, find_steps, needed};
 use super::{HubAccess, OpsError, Workspace};
-use crate::event::{Event, Phase, Sink, Summary};
+use crate::event::{Event, Known, OtherOutput, Phase, Sink, Summary};
 use crate::exec::{Limits, LocalExecutor, Options, RunError, Runner};
 use crate::files::{self, Lock as BuildLock};
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
@@ -451,9 +451,16 @@ impl<'a> Build<'a> {
         self.begin(steps.len(), sink)?;
         let environment = environment();
         let settled = Vec::new();
+        let mut told = BTreeSet::new();
+        let mut telling = |event: &Event| {
+            if let Event::NotReproducible { step, .. } = event {
+                told.insert(step.clone());
+            }
+            sink.event(event);
+        };
         let (summary, settled) =
-            self.execute(steps, forced, settled, &environment, cancel, sink)?;
-        let lock = self.write_lock(&settled)?;
+            self.execute(steps, forced, settled, &environment, cancel, &mut telling)?;
+        let lock = self.write_lock(&settled, &told, sink)?;
         self.keep_snapshot(&environment, &settled, lock);
         self.store.stats().save()?;
         if self.options.last {
@@ -556,7 +563,12 @@ impl<'a> Build<'a> {
 
     /// Brings the lock file up to date: steps that were not built keep their
     /// lines, steps that are gone lose them. Gives the digest of its text.
-    fn write_lock(&self, settled: &[Option<Settled>]) -> Result<Digest, OpsError> {
+    fn write_lock(
+        &self,
+        settled: &[Option<Settled>],
+        told: &BTreeSet<StepName>,
+        sink: &mut dyn Sink,
+    ) -> Result<Digest, OpsError> {
         let path = self.workspace.lock_file();
         let steps = self.graph.nodes.iter().zip(settled);
         let built = |(node, settled): (&Node, &Option<Settled>)| {
@@ -572,6 +584,8 @@ impl<'a> Build<'a> {
             return Ok(digest);
         }
         let mut old = Lock::read(&path)?.unwrap_or_default();
+        let untold = lock.steps.iter().filter(|(step, _)| !told.contains(*step));
+        tell_not_reproducible(&old, untold, sink);
         for (node, _) in steps.filter(|(_, settled)| settled.is_none()) {
             let kept = old.steps.remove(&node.name);
             lock.steps
@@ -643,6 +657,29 @@ impl<'a> Build<'a> {
             settled,
             lock,
             store: self.store,
+        }
+    }
+}
+
+/// Tells of steps whose lines in the lock file had the same key and other
+/// outputs.
+fn tell_not_reproducible<'a>(
+    old: &Lock,
+    steps: impl Iterator<Item = (&'a StepName, &'a LockedStep)>,
+    sink: &mut dyn Sink,
+) {
+    for (step, now) in steps {
+        let Some(known) = old.steps.get(step).filter(|known| known.key == now.key) else {
+            continue;
+        };
+        let outputs = OtherOutput::between(&known.outputs, &now.outputs);
+        if !outputs.is_empty() {
+            sink.event(&Event::NotReproducible {
+                step: step.clone(),
+                key: now.key,
+                known: Known::Lock,
+                outputs,
+            });
         }
     }
 }

@@ -3,6 +3,7 @@
 mod audit;
 mod build;
 mod cache;
+mod diff;
 mod estimate;
 mod gc;
 mod graph;
@@ -11,6 +12,7 @@ mod init;
 mod inspect;
 mod lock;
 mod lock_files;
+mod provenance;
 mod runs;
 mod snapshot;
 mod table;
@@ -39,12 +41,14 @@ pub use crate::watch::{Changed, WatchError, Watched};
 pub use audit::{AuditOptions, NoiseLevel, audit};
 pub use build::{BuildOptions, build};
 pub use cache::{CacheStats, CheckOptions, CheckReport, Damage, Group, Mended, check, stats};
+pub use diff::diff;
 pub use estimate::Estimate;
 pub use gc::{Amount, Garbage, GcOptions, GcReport, gc};
 pub use graph::{GraphFormat, graph};
 pub use init::{InitError, Written, init};
 pub use inspect::{Plan, plan, warnings, watched, why};
 pub use lock::{LockFinding, LockReport, LockStanding, check_lock, merge_locks, repair_lock};
+pub use provenance::{Provenance, provenance};
 pub use runs::{
     Following, LogSource, RunInfo, RunResult, RunningStep, Status, StepLog, StoreSize, following,
     logs, runs, status,
@@ -157,6 +161,12 @@ pub enum OpsError {
         /// The steps that might have.
         steps: Vec<String>,
     },
+    /// A step has no result whose record could be shown.
+    #[error("there is no record of '{step}'")]
+    NoRecord {
+        /// The step.
+        step: String,
+    },
     /// The lock file cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -209,6 +219,7 @@ impl OpsError {
             OpsError::BadAddress { .. } => {
                 Some("a cell is named like 'stage1[lr=1e-4,rank=8]', in quotes".to_owned())
             }
+            OpsError::NoRecord { step } => Some(format!("build it: retune build {step}")),
             OpsError::WhoseFolder { steps, .. } => Some(match &steps[..] {
                 [] => "name the step: audit STEP --against FOLDER".to_owned(),
                 steps => format!("name one of: {}", steps.join(", ")),

@@ -3,7 +3,14 @@
 use super::value::{Field, Fields};
 
 /// Their names, sorted. No kind may use one for a parameter or a port.
-pub const SETTINGS: [&str; 5] = ["checkpoint", "priority", "resources", "retry", "timeout"];
+pub const SETTINGS: [&str; 6] = [
+    "checkpoint",
+    "priority",
+    "resources",
+    "retry",
+    "timeout",
+    "tolerance",
+];
 
 /// The settings of a step as the file says them. None of them enters its key.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,5 +1,6 @@
 //! From the references of the pipeline file to paths with content digests.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use globset::GlobBuilder;
@@ -52,6 +53,17 @@ pub enum Provenance {
         /// The output port.
         output: String,
     },
+}
+
+impl fmt::Display for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Provenance::Path(text) | Provenance::Hub(text) | Provenance::Engine(text) => {
+                f.write_str(text)
+            }
+            Provenance::Step { step, output } => write!(f, "@{step}.{output}"),
+        }
+    }
 }
 
 /// An input cannot be had.

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::environment::Environment;
 use crate::event::{Execution, Recorder};
@@ -18,6 +19,23 @@ struct Record<'a> {
     #[serde(flatten)]
     execution: &'a Execution,
     environment: &'a Environment,
+}
+
+/// A record as the store has it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct StoredRecord {
+    /// The execution.
+    #[serde(flatten)]
+    pub execution: Execution,
+    /// Where and with what it ran; records of other programs may know more of it.
+    #[serde(default)]
+    pub environment: Value,
+}
+
+/// Reads a record; none where the bytes are not one. What a newer program adds
+/// is passed over.
+pub fn read_record(bytes: &[u8]) -> Option<StoredRecord> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// Makes records for one run; looks at the environment once, when the first

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::run_log::{EVENTS, RUN_FORMAT, RUNS, RunHeader, UpToDate};
 use crate::event::{Event, Stamped, Summary};
 use crate::files::{self, FileError, PathContext};
+use crate::hash::Digest;
 use crate::pipeline::StepName;
 use crate::plan::Key;
 
@@ -117,6 +118,10 @@ pub struct StepInRun {
     /// The work folder it was last given, relative to the store's.
     #[serde(skip)]
     pub work: Option<PathBuf>,
+    /// The record of what it did, an object of the store; none where it did
+    /// not run to its end, or an older program ran it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<Digest>,
     /// How long it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
@@ -194,10 +199,15 @@ impl RunRecord {
                 step.started = Some(time.clone());
             }
             Event::StepFinished {
-                step, key, seconds, ..
+                step,
+                key,
+                seconds,
+                record,
+                ..
             } => {
                 let step = self.step(step, StepEnd::Ran);
                 step.key = Some(*key);
+                step.record = *record;
                 step.seconds = Some(*seconds);
             }
             Event::StepRetried { step, .. } => self.step(step, StepEnd::Open).seconds = None,
@@ -283,7 +293,6 @@ mod tests {
     use super::super::run_log::RunLog;
     use super::*;
     use crate::event::Sink;
-    use crate::hash::Digest;
     use crate::plan::Verdict;
 
     fn name(text: &str) -> StepName {

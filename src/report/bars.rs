@@ -198,6 +198,7 @@ impl Sink for Bars {
             Event::Waiting { .. }
             | Event::OutputSetAside { .. }
             | Event::Stopping { .. }
+            | Event::NotReproducible { .. }
             | Event::Warning { .. } => self.tell(event),
         }
     }

@@ -5,10 +5,12 @@
 
 mod audit;
 mod bars;
+mod diff;
 mod json;
 mod plain;
 mod problem;
 mod profile;
+mod provenance;
 mod style;
 mod table;
 #[cfg(test)]
@@ -17,10 +19,12 @@ mod words;
 
 pub use audit::{audit_html, audit_sentence, audit_text, audit_verdict};
 pub use bars::Bars;
+pub use diff::diff_text;
 pub use json::JsonLines;
 pub use plain::Plain;
 pub use problem::Problem;
 pub use profile::Profile;
+pub use provenance::provenance_text;
 pub use style::Palette;
 pub use table::{explain, table};
 pub use words::{Words, ago, bytes, count, duration};

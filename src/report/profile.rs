@@ -250,6 +250,7 @@ mod tests {
                 peak_memory: None,
                 facts: BTreeMap::new(),
                 unchanged: false,
+                record: None,
             },
             1 => Event::StepFailed {
                 step: step(n),

@@ -87,6 +87,7 @@ fn finished(name: &str, seconds: f64) -> Event {
         peak_memory: Some(200 << 20),
         facts: facts.map(|(k, v)| (k.to_owned(), v)).into(),
         unchanged: false,
+        record: None,
     }
 }
 
@@ -128,6 +129,7 @@ fn good_run() -> Vec<Event> {
         peak_memory: None,
         facts: BTreeMap::new(),
         unchanged: true,
+        record: None,
     };
     vec![
         Event::Waiting {

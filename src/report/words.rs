@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use super::style::{Palette, clean, cut, paint};
-use crate::event::{Event, Summary};
+use crate::event::{Event, Known, OtherOutput, Summary};
 use crate::pipeline::StepName;
 use crate::plan::{Reason, Verdict};
 use crate::step::{Progress, StepError};
@@ -197,6 +197,12 @@ impl Words {
                 "stopping: running steps have {}; Ctrl-C again kills them",
                 duration(*grace)
             )],
+            Event::NotReproducible {
+                step,
+                known,
+                outputs,
+                ..
+            } => self.not_reproducible(step, *known, outputs),
             Event::Warning { message } => {
                 vec![format!(
                     "{} {}",
@@ -206,6 +212,29 @@ impl Words {
             }
             Event::RunFinished { summary, seconds } => self.ended(summary, *seconds),
         }
+    }
+
+    fn not_reproducible(
+        &self,
+        step: &StepName,
+        known: Known,
+        outputs: &[OtherOutput],
+    ) -> Vec<String> {
+        let head = paint(self.palette.bad, "not reproducible:");
+        let known = match known {
+            Known::Store => "it gave before for the same key",
+            Known::Lock => "the lock file has for the same key",
+        };
+        let mut lines = vec![format!("{head} {step} gave other outputs than {known}")];
+        let digest = |digest: &Option<crate::hash::Digest>| match digest {
+            Some(digest) => digest.short(),
+            None => "nothing".to_owned(),
+        };
+        lines.extend(outputs.iter().map(|output| {
+            let (known, now) = (digest(&output.known), digest(&output.now));
+            format!("  {}: {known} → {now}", clean(&output.path))
+        }));
+        lines
     }
 
     fn decided(&mut self, step: &StepName, verdict: &Verdict) -> Vec<String> {

@@ -236,6 +236,9 @@ fn blank(task: &Task<'_>, path: &str) -> OutputAudit {
 }
 
 /// The declared tolerance of an output.
-fn tolerance(_task: &Task<'_>, _path: &str) -> Tolerance {
-    Tolerance::default()
+fn tolerance(task: &Task<'_>, path: &str) -> Tolerance {
+    let mut ports = task.node.outputs.iter();
+    let port = ports.find(|port| port.path == path);
+    let declared = port.and_then(|port| task.node.settings.tolerance.get(&port.name));
+    declared.cloned().unwrap_or_default()
 }

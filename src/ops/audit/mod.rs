@@ -405,6 +405,7 @@ fn ended(task: &Task<'_>, audited: &StepAudit) -> Option<Event> {
             peak_memory: None,
             facts: BTreeMap::new(),
             unchanged: step_result(&audited.outputs) == StepResult::Same,
+            record: None,
         },
         (None, None) => Event::StepCancelled { step },
     })

@@ -120,7 +120,8 @@ fn failure(step: &StepAudit) -> String {
 
 fn output(output: &OutputAudit) -> String {
     let gap = output.gap().map(|gap| format!(" · {gap}"));
-    let differences: String = output.differences.iter().map(difference).collect();
+    let differences = output.differences.iter();
+    let differences: String = differences.map(|d| difference(d, &output.path)).collect();
     format!(
         "<section class=\"output\">\n<h3><b class=\"{0}\">{1}</b> <code>{2}</code> \
          <span class=\"dim\">tolerance {3}{4}</span></h3>\n{5}{differences}</section>\n",
@@ -148,7 +149,7 @@ fn digests(output: &OutputAudit) -> String {
     )
 }
 
-fn difference(difference: &Difference) -> String {
+fn difference(difference: &Difference, output: &str) -> String {
     let note = match difference.within {
         true => " <b class=\"within\">within tolerance</b>",
         false => "",
@@ -166,10 +167,15 @@ fn difference(difference: &Difference) -> String {
         }
         _ => lines(difference),
     };
-    format!(
-        "<div class=\"file\">\n<h4><code>{}</code>{note}</h4>\n{body}</div>\n",
-        escape(&difference.path)
-    )
+    let name = match difference.path == output {
+        true => String::new(),
+        false => format!("<code>{}</code>", escape(&difference.path)),
+    };
+    let head = match name.is_empty() && note.is_empty() {
+        true => String::new(),
+        false => format!("<h4>{name}{note}</h4>\n"),
+    };
+    format!("<div class=\"file\">\n{head}{body}</div>\n")
 }
 
 fn lines(difference: &Difference) -> String {
@@ -194,6 +200,7 @@ fn hunk(lines: &[String]) -> String {
 }
 
 fn table(head: &[&str], rows: Vec<String>, more: usize) -> String {
+    let class = if head.len() > 3 { "numbers" } else { "values" };
     if rows.is_empty() {
         return String::new();
     }
@@ -206,7 +213,7 @@ fn table(head: &[&str], rows: Vec<String>, more: usize) -> String {
         n => format!("<p class=\"dim\">{n} more are in the JSON.</p>\n"),
     };
     format!(
-        "<div class=\"wide\"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{}</tbody>\n\
+        "<div class=\"wide\"><table class=\"{class}\">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{}</tbody>\n\
          </table></div>\n{more}",
         rows.concat()
     )
@@ -228,12 +235,11 @@ fn tensors_table(tensors: &TensorsDifference) -> String {
         "tensor",
         "type",
         "differing",
-        "first index",
+        "first",
         "old",
         "new",
         "max abs",
         "max rel",
-        "",
     ];
     let differ = tensors.tensors.len();
     let note = match (differ, tensors.metadata.is_empty()) {
@@ -272,24 +278,23 @@ fn tensor_row(tensor: &TensorDifference) -> String {
         } => {
             let gap = |number: fn(&crate::compare::Gap) -> crate::compare::Real| {
                 gap.as_ref()
-                    .map_or(String::new(), |gap| number(gap).to_string())
+                    .map_or(String::new(), |gap| number(gap).short())
             };
             row.extend([
                 format!("{dtype}{shape:?}"),
-                format!("{differing} of {elements}"),
+                match nans {
+                    0 => format!("{differing} of {elements}"),
+                    n => format!("{differing} of {elements}, {n} NaN on one side only"),
+                },
                 format!("{first:?}"),
                 old.clone(),
                 new.clone(),
                 gap(|gap| gap.max_abs),
                 gap(|gap| gap.max_rel),
-                match nans {
-                    0 => String::new(),
-                    n => format!("{n} NaN on one side only"),
-                },
             ]);
         }
     }
-    row.resize(9, String::new());
+    row.resize(8, String::new());
     cells(tensor.within, &row)
 }
 
