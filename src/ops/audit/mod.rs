@@ -406,6 +406,9 @@ fn ended(task: &Task<'_>, audited: &StepAudit) -> Option<Event> {
             facts: BTreeMap::new(),
             unchanged: step_result(&audited.outputs) == StepResult::Same,
         },
-        (None, None) => Event::StepCancelled { step },
+        (None, None) => Event::StepCancelled {
+            step,
+            changed: None,
+        },
     })
 }
