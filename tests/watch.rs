@@ -330,3 +330,277 @@ fn where_the_system_watches_no_more_files_are_looked_at() {
         space.write("data/right/text.txt", "r1\n");
     }
 }
+
+/// Two steps that wait for a file before they end, and one that needs both.
+const SLOW: &str = r#"
+[steps.first]
+uses = "command"
+run = "echo first >> RUNS; cp ${inputs.text} out"
+inputs = { text = "data/first" }
+outputs = { text = "out" }
+
+[steps.slow]
+uses = "command"
+run = "echo slow >> RUNS; while [ ! -e OUTSIDE/go-slow ]; do sleep 0.02; done; cat ${inputs.text} ${inputs.own} > out"
+inputs = { text = "@first", own = "data/own" }
+outputs = { text = "out" }
+
+[steps.other]
+uses = "command"
+run = "echo other >> RUNS; while [ ! -e OUTSIDE/go-other ]; do sleep 0.02; done; cp ${inputs.text} out"
+inputs = { text = "data/other" }
+outputs = { text = "out" }
+
+[steps.last]
+uses = "command"
+run = "echo last >> RUNS; cat ${inputs.slow} ${inputs.other} > out"
+inputs = { slow = "@slow", other = "@other" }
+outputs = { text = "out" }
+"#;
+
+const LAST: &str = "cache/out/main/last/out";
+
+/// A `watch` in whose first build `slow` and `other` run.
+fn slowly(options: &[&str]) -> (Space, Running) {
+    let space = Space::new(SLOW);
+    for name in ["first", "own", "other"] {
+        space.write(&format!("data/{name}"), &format!("{name} one\n"));
+    }
+    let running = space.start(&[&["watch", "-j", "4"], options].concat());
+    running.wait_for("step-started", 3);
+    (space, running)
+}
+
+fn go(space: &Space, step: &str) {
+    fs::write(space.outside(&format!("go-{step}")), "").unwrap();
+}
+
+fn names(running: &Running, kind: &str) -> Vec<String> {
+    let events = running.events().into_iter();
+    let events = events.filter(|event| event["event"] == kind);
+    events
+        .map(|event| event["step"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_running_step_whose_input_changed_is_stopped_and_the_others_go_on() {
+    let (space, running) = slowly(&[]);
+    space.write("data/own", "own two\n");
+    running.wait_for("step-cancelled", 1);
+    assert_eq!(names(&running, "step-cancelled"), ["slow"]);
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "first one\nown two\nother one\n");
+    waiting(&running, 1);
+    assert_eq!(space.ran(), ["first", "last", "other", "slow", "slow"]);
+    let run = end(running);
+    assert!(run.err.contains("stopped: slow"), "{run}");
+    assert!(run.err.contains("  stopped: it changed\n"), "{run}");
+    assert_eq!(run.of_kind("step-cancelled")[0]["changed"], "slow");
+    assert!(run.err.contains("going on first: other"), "{run}");
+    assert!(run.of_kind("step-failed").is_empty(), "{run}");
+    assert_eq!(space.rerun().len(), 0);
+}
+
+#[test]
+fn a_running_step_is_stopped_when_a_step_above_it_became_stale() {
+    let (space, running) = slowly(&[]);
+    space.write("data/first", "first two\n");
+    running.wait_for("step-cancelled", 1);
+    assert_eq!(names(&running, "step-cancelled"), ["slow"]);
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "first two\nown one\nother one\n");
+    waiting(&running, 1);
+    assert_eq!(
+        space.ran(),
+        ["first", "first", "last", "other", "slow", "slow"]
+    );
+    let run = end(running);
+    assert_eq!(run.of_kind("step-cancelled")[0]["changed"], "first");
+}
+
+#[test]
+fn a_running_step_is_stopped_when_its_block_is_edited_or_gone() {
+    let (space, running) = slowly(&[]);
+    space.edit("cat ${inputs.text} ${inputs.own}", "cat  ${inputs.own}");
+    running.wait_for("step-cancelled", 1);
+    assert_eq!(names(&running, "step-cancelled"), ["slow"]);
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "own one\nother one\n");
+    end(running);
+}
+
+#[test]
+fn what_concerns_no_running_step_stops_none() {
+    let (space, running) = slowly(&[]);
+    // The same content, and the block of a step that was not begun.
+    space.write("data/own", "own one\n");
+    space.edit("echo last", "echo  last");
+    std::thread::sleep(Duration::from_millis(600));
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "first one\nown one\nother one\n");
+    waiting(&running, 1);
+    assert!(names(&running, "step-cancelled").is_empty());
+    assert_eq!(space.ran(), ["first", "last", "other", "slow"]);
+    end(running);
+}
+
+#[test]
+fn a_change_can_wait_for_the_end_of_the_build() {
+    let (space, running) = slowly(&["--on-change", "queue"]);
+    space.write("data/first", "first two\n");
+    std::thread::sleep(Duration::from_millis(600));
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "first two\nown one\nother one\n");
+    waiting(&running, 2);
+    assert!(names(&running, "step-cancelled").is_empty());
+    assert_eq!(
+        space.ran(),
+        ["first", "first", "last", "last", "other", "slow", "slow"]
+    );
+    end(running);
+}
+
+#[test]
+fn ctrl_c_while_a_recalled_build_runs_out_ends_it() {
+    let (space, running) = slowly(&[]);
+    space.write("data/own", "own two\n");
+    running.wait_for("step-cancelled", 1);
+    end(running);
+    assert!(!space.exists(LAST));
+}
+
+#[test]
+fn what_was_to_run_in_any_case_runs_after_a_change_too() {
+    let (space, running) = slowly(&[]);
+    go(&space, "slow");
+    go(&space, "other");
+    waiting(&running, 1);
+    end(running);
+    for step in ["slow", "other"] {
+        fs::remove_file(space.outside(&format!("go-{step}"))).unwrap();
+    }
+    space.ran();
+    let running = space.start(&["watch", "--force", "slow", "--force", "last"]);
+    running.wait_for("step-started", 1);
+    // The step above changes, and gives what it gave before.
+    space.edit("echo first", "echo  first");
+    running.wait_for("step-cancelled", 1);
+    go(&space, "slow");
+    waiting(&running, 1);
+    assert_eq!(space.ran(), ["first", "last", "slow", "slow"]);
+    end(running);
+}
+
+#[test]
+fn a_checkpoint_survives_that_its_step_is_stopped() {
+    let space = Space::new(
+        r#"
+[steps.first]
+uses = "command"
+run = "echo first >> RUNS; tr a-z A-Z < ${inputs.text} > out"
+inputs = { text = "data/first" }
+outputs = { text = "out" }
+
+[steps.count]
+uses = "command"
+run = "echo count >> RUNS; cp ${inputs.text} out; if [ -e ${checkpoint}/half ]; then echo resumed >> RUNS; else touch ${checkpoint}/half OUTSIDE/half; sleep 300; fi"
+inputs = { text = "@first" }
+outputs = { text = "out" }
+checkpoint = true
+"#,
+    );
+    space.write("data/first", "one\n");
+    let running = space.start(&["watch"]);
+    wait_for("half of it", || {
+        space.outside("half").exists().then_some(())
+    });
+    // Stale for what it reads from, until that turns out to be the same.
+    space.write("data/first", "oNe\n");
+    until(&space, &running, "cache/out/main/count/out", "ONE\n");
+    waiting(&running, 1);
+    assert_eq!(space.ran(), ["count", "count", "first", "first", "resumed"]);
+    let run = end(running);
+    assert_eq!(run.of_kind("step-cancelled")[0]["changed"], "first");
+}
+
+#[test]
+fn a_step_that_waits_for_another_attempt_does_not_wait_on_after_a_change() {
+    let space = Space::new(
+        r#"
+[steps.first]
+uses = "command"
+run = "echo first >> RUNS; grep good ${inputs.text} > out"
+inputs = { text = "data/first" }
+outputs = { text = "out" }
+retry = { times = 1, wait = "5m" }
+"#,
+    );
+    for (bad, mend) in [("bad\n", true), ("bad again\n", false)] {
+        space.write("data/first", bad);
+        let running = space.start(&["watch"]);
+        running.wait_for("step-retried", 1);
+        match mend {
+            true => space.write("data/first", "good\n"),
+            false => space.edit("grep good", "cat"),
+        }
+        waiting(&running, 1);
+        let run = end(running);
+        assert!(run.of_kind("step-failed").is_empty(), "{run}");
+        assert_eq!(run.of_kind("step-cancelled")[0]["changed"], "first");
+        assert_eq!(space.ran(), ["first", "first"]);
+    }
+}
+
+#[test]
+fn a_step_that_is_added_is_built_next_and_stops_nothing() {
+    let (space, running) = slowly(&[]);
+    let step = "[steps.new]\nuses = 'command'\nrun = 'echo new >> RUNS; touch new'\n\
+                outputs = { text = 'new' }\n";
+    space.pipeline(&(space.read("pipelines/main.toml") + step));
+    wait_for("the notice", || {
+        running
+            .err()
+            .contains("the build starts anew")
+            .then_some(())
+    });
+    go(&space, "slow");
+    go(&space, "other");
+    waiting(&running, 1);
+    assert_eq!(space.ran(), ["first", "last", "new", "other", "slow"]);
+    let run = end(running);
+    let cancelled = run.of_kind("step-cancelled");
+    assert_eq!(cancelled.len(), 1, "{run}");
+    assert_eq!(cancelled[0]["step"], "last");
+    assert_eq!(cancelled[0]["changed"], "new");
+}
+
+#[test]
+fn a_folder_that_is_replaced_while_its_step_runs_is_looked_into() {
+    let space = Space::new(&SLOW.replace(
+        "cat ${inputs.text} ${inputs.own}",
+        "cat ${inputs.own}/deep/*",
+    ));
+    space.write("data/own/deep/a", "one\n");
+    space.write("data/first", "");
+    space.write("data/other", "");
+    let running = space.start(&["watch", "-j", "4"]);
+    running.wait_for("step-started", 3);
+    // The same in another folder, which stops nothing, and then a change in it.
+    space.write("data/next/deep/a", "one\n");
+    fs::rename(space.path("data/own"), space.path("data/old")).unwrap();
+    fs::rename(space.path("data/next"), space.path("data/own")).unwrap();
+    std::thread::sleep(Duration::from_millis(600));
+    space.write("data/own/deep/a", "two\n");
+    running.wait_for("step-cancelled", 1);
+    assert_eq!(names(&running, "step-cancelled"), ["slow"]);
+    go(&space, "slow");
+    go(&space, "other");
+    until(&space, &running, LAST, "two\n");
+    end(running);
+}

@@ -202,6 +202,19 @@ pub struct Watch {
     /// What may be handed out to steps.
     #[command(flatten)]
     pub machine: Machine,
+    /// What a change during a build does.
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub on_change: OnChange,
+}
+
+/// What to do when something changes during a build.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnChange {
+    /// Stop running steps that became stale; the others finish, then build anew.
+    #[default]
+    Cancel,
+    /// Finish the build, then build again.
+    Queue,
 }
 
 /// `gc`.
@@ -645,6 +658,7 @@ mod tests {
             "graph --format svg --all",
             "graph --format html",
             "watch stage1 -k",
+            "watch --on-change queue",
             "gc --delete --keep-runs 3 --max-size 1.5GiB --edited --json",
             "gc --yes",
             "cache stats --json",

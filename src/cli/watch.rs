@@ -1,6 +1,6 @@
 //! `retune watch`: builds, and builds again whenever an input changes.
 
-use super::args::Watch;
+use super::args::{OnChange, Watch};
 use super::exit::Exit;
 use super::problem::{Failure, render_ops};
 use super::{Session, build, signals};
@@ -14,6 +14,10 @@ pub(super) fn run(session: &Session, args: &Watch) -> Result<Exit, Failure> {
     let workspace = session.workspace()?;
     let mut options = build::options(session, &args.run, true);
     options.limits = build::limits(&args.run, &args.machine);
+    let on_change = match args.on_change {
+        OnChange::Cancel => ops::OnChange::Cancel,
+        OnChange::Queue => ops::OnChange::Queue,
+    };
     let stop = signals::stop_on_signals().map_err(Failure::Signals)?;
     let output = session.output;
     let notice = |notice: Notice<'_>| match notice {
@@ -23,7 +27,7 @@ pub(super) fn run(session: &Session, args: &Watch) -> Result<Exit, Failure> {
         Notice::FallenBack(why) => output.say(&fallen_back(why)),
     };
     output.report(&args.run, |sink| {
-        ops::watch(&workspace, &options, &stop, sink, notice)
+        ops::watch(&workspace, &options, on_change, &stop, sink, notice)
     })??;
     Ok(Exit::Fine)
 }

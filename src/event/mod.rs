@@ -130,10 +130,15 @@ pub enum Event {
         /// The step that failed.
         because: StepName,
     },
-    /// A step was stopped, or not begun, because the user asked the run to stop.
+    /// A step was stopped, or not begun, because the user asked the run to stop
+    /// or because something changed that a watch looks at.
     StepCancelled {
         /// The step.
         step: StepName,
+        /// The step whose inputs or definition changed: of one that was
+        /// stopped, itself or one above it. None if the user asked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changed: Option<StepName>,
     },
     /// Something on disk differed from what the step had written and was set
     /// aside before the right output was put in its place.
@@ -282,7 +287,7 @@ pub struct Summary {
     pub failed: usize,
     /// Not tried because an input failed.
     pub skipped: usize,
-    /// Stopped or not begun on the user's request.
+    /// Stopped or not begun, on the user's request or for a change.
     pub cancelled: usize,
 }
 

@@ -32,7 +32,7 @@ impl<'a> Run<'a, '_> {
         }
         // What a program does after a signal says nothing of its outputs.
         let in_vain = flight.is_program || ended.end.is_err();
-        let stopped = matches!(self.stopping, Stopping::Cancelled(_));
+        let stopped = matches!(self.stopping, Stopping::Cancelled(_)) || flight.recalled.is_some();
         if !stopped
             && in_vain
             && let Some(error) = flight.limit.exceeded()
@@ -40,13 +40,7 @@ impl<'a> Run<'a, '_> {
             return self.failed(id, flight, &ended, error, log);
         }
         if ended.cancelled || stopped && in_vain {
-            let store = self.with.around.store;
-            store.note(Note::Failed(
-                self.step_ref(self.node(id)),
-                flight.decided.key,
-            ))?;
-            self.cancel(id);
-            return Ok(());
+            return self.stopped(id, &flight);
         }
         let outputs = ended.end.clone().and_then(|outputs| {
             self.sources_unchanged(id, &flight.decided)
@@ -54,8 +48,20 @@ impl<'a> Run<'a, '_> {
         });
         match outputs {
             Ok(outputs) => self.finish(id, flight, ended, outputs),
+            // It ended before it could stop, and its own source changed.
+            Err(_) if flight.recalled.is_some() => self.stopped(id, &flight),
             Err(error) => self.failed(id, flight, &ended, error, log),
         }
+    }
+
+    /// A step that was asked to stop did.
+    fn stopped(&mut self, id: StepId, flight: &Flight) -> Result<(), StoreError> {
+        let step = self.step_ref(self.node(id));
+        let store = self.with.around.store;
+        store.note(Note::Failed(step, flight.decided.key))?;
+        let changed = flight.recalled.map(|it| self.node(it.by).name.clone());
+        self.cancel(id, changed);
+        Ok(())
     }
 
     /// An input from outside that changed while the step ran would make the

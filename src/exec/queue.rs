@@ -85,6 +85,11 @@ impl Queue {
         self.failed.get(&id).map_or(&[], |failed| failed)
     }
 
+    /// What was decided of a step that waits for its turn, or rests.
+    pub(super) fn decided(&self, id: StepId) -> Option<&Decided> {
+        self.decided.get(&id)
+    }
+
     /// Gives back what a step was given.
     pub(super) fn release(&mut self, id: StepId) {
         self.admission.release(id);

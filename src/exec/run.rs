@@ -14,6 +14,7 @@ use super::crew::Crew;
 use super::job::{JobResult, WorkFolder, WorkFolders};
 use super::machine::Limits;
 use super::queue::{Impossible, Queue};
+use super::recall::{Recall, Recalled};
 use super::state::{Change, State};
 use super::stop::Stopping;
 use super::{Executor, Stop};
@@ -63,6 +64,8 @@ pub struct Runner<'a> {
     /// What is known of steps that are not among those to bring up to date,
     /// and that those read from.
     pub settled: Vec<(StepId, Settled)>,
+    /// Asked by a watch when something changed.
+    pub recall: Option<&'a Recall>,
 }
 
 impl Runner<'_> {
@@ -136,6 +139,8 @@ pub(super) struct Flight {
     pub(super) grant: Grant,
     pub(super) threads: usize,
     pub(super) limit: TimeLimit,
+    /// Set when it is stale and was asked to stop.
+    pub(super) recalled: Option<Recalled>,
     pub(super) checkpoint: Option<PathBuf>,
 }
 
@@ -224,6 +229,7 @@ impl<'a, 's> Run<'a, 's> {
     {
         loop {
             self.notice_cancel();
+            self.notice_recall();
             self.notice_time_limits();
             self.wake_rested();
             self.decide_ready(crew)?;

@@ -93,6 +93,7 @@ impl<'a> Run<'a, '_> {
             grant,
             threads: job.threads,
             limit: TimeLimit::new(node.settings.timeout),
+            recalled: None,
             checkpoint: job.checkpoint.map(|checkpoint| checkpoint.folder),
         };
         self.flights.push((id, flight));

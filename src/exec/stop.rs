@@ -10,6 +10,7 @@ use super::run::Run;
 use super::state::{Change, State};
 use crate::event::Event;
 use crate::graph::StepId;
+use crate::pipeline::StepName;
 use crate::step::StepError;
 use crate::store::{Key, Note, Store, StoreError};
 
@@ -18,6 +19,9 @@ pub(super) enum Stopping {
     No,
     /// A step failed and the others are not to be begun.
     Draining(StepId),
+    /// Inputs changed: what is stale is stopped, and the others are not to be
+    /// begun before another round. Names a step that changed.
+    Recalled(StepName),
     /// The user asked; when the running ones are killed.
     Cancelled(Instant),
 }
@@ -70,11 +74,12 @@ impl Run<'_, '_> {
         });
     }
 
-    pub(super) fn cancel(&mut self, id: StepId) {
+    /// `changed` is the step whose change is the reason, if it is not the user.
+    pub(super) fn cancel(&mut self, id: StepId, changed: Option<StepName>) {
         self.change(id, Change::Cancel);
         self.summary.cancelled += 1;
         let step = self.node(id).name.clone();
-        self.emit(Event::StepCancelled { step });
+        self.emit(Event::StepCancelled { step, changed });
     }
 
     /// The store failed: nothing that still runs could be kept.
@@ -114,9 +119,10 @@ impl Run<'_, '_> {
             if self.states[id.index()].is_final() {
                 continue;
             }
-            match self.stopping {
-                Stopping::Draining(failed) => self.skip(id, failed),
-                _ => self.cancel(id),
+            match &self.stopping {
+                Stopping::Draining(failed) => self.skip(id, *failed),
+                Stopping::Recalled(changed) => self.cancel(id, Some(changed.clone())),
+                _ => self.cancel(id, None),
             }
         }
     }

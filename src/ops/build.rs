@@ -11,7 +11,7 @@ use super::snapshot::{self, Looked, Snapshot};
 use super::workspace::{Loaded, environment, find_steps, needed};
 use super::{HubAccess, OpsError, Workspace};
 use crate::event::{Event, Known, OtherOutput, Phase, Sink, Summary};
-use crate::exec::{Limits, LocalExecutor, Options, RunError, Runner};
+use crate::exec::{Limits, LocalExecutor, Options, Recall, RunError, Runner};
 use crate::files::{self, Lock as BuildLock};
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
@@ -78,19 +78,46 @@ pub fn build(
     cancel: &AtomicBool,
     sink: &mut dyn Sink,
 ) -> Result<Summary, OpsError> {
+    build_unless_recalled(workspace, options, Asked::by(cancel), sink)
+}
+
+/// How a build is asked to end before all is done.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// Set by the user.
+    pub(super) cancel: &'a AtomicBool,
+    /// Told by a watch of changes.
+    pub(super) recall: Option<&'a Recall>,
+}
+
+impl<'a> Asked<'a> {
+    /// Only by the user.
+    pub(super) fn by(cancel: &'a AtomicBool) -> Self {
+        let recall = None;
+        Asked { cancel, recall }
+    }
+}
+
+/// Builds, and ends early when a change makes what was done stale.
+pub(super) fn build_unless_recalled(
+    workspace: &Workspace,
+    options: &BuildOptions,
+    asked: Asked<'_>,
+    sink: &mut dyn Sink,
+) -> Result<Summary, OpsError> {
     let started = Instant::now();
     let snapshot = snapshot_of(workspace, options);
     let (mut lock, mut told) = (None, None);
     if let Some(snapshot) = snapshot {
-        let Some(taken) = wait_for_lock(workspace, &snapshot.pipeline, cancel, sink)? else {
+        let Some(taken) = wait_for_lock(workspace, &snapshot.pipeline, asked.cancel, sink)? else {
             return Ok(nothing_begun(snapshot.len()));
         };
         lock = Some(taken);
-        told = build_shortly(snapshot, workspace, options, started, cancel, sink)?;
+        told = build_shortly(snapshot, workspace, options, started, asked, sink)?;
     }
     match told {
         Some(summary) => Ok(summary),
-        None => build_at_length(workspace, options, started, lock, cancel, sink),
+        None => build_at_length(workspace, options, started, lock, asked, sink),
     }
 }
 
@@ -119,10 +146,10 @@ fn build_shortly(
     workspace: &Workspace,
     options: &BuildOptions,
     started: Instant,
-    cancel: &AtomicBool,
+    asked: Asked<'_>,
     sink: &mut dyn Sink,
 ) -> Result<Option<Summary>, OpsError> {
-    if !snapshot.same_values(&environment()) || cancel.load(Ordering::Relaxed) {
+    if !snapshot.same_values(&environment()) || asked.cancel.load(Ordering::Relaxed) {
         return Ok(None);
     }
     let stats = StatCache::open(&workspace.cache.join("stat"));
@@ -140,6 +167,12 @@ fn build_shortly(
             }
             Ok(Some(summary))
         }
+        // Of a part of the graph it is not known what all above was decided
+        // from, which a watch asks for that tells of changes.
+        Looked::Changed(_) if asked.recall.is_some() => {
+            stats.save()?;
+            Ok(None)
+        }
         Looked::Changed(changed) => {
             let steps = snapshot.steps_of(&changed, &workspace.root, &stats);
             let (store, loaded) = (
@@ -147,13 +180,13 @@ fn build_shortly(
                 workspace.load_with_origin(&options.overrides)?,
             );
             store.0.stats().absorb(stats);
-            let build = Build::new(workspace, &loaded, &store.0, options);
+            let build = Build::new(workspace, &loaded, &store.0, options, asked);
             let part = build.part(&snapshot, &steps).filter(|_| store.1.is_none());
             let Some(part) = part else {
                 store.0.stats().save()?;
                 return Ok(None);
             };
-            let run = |sink: &mut dyn Sink| build.run_part(part, snapshot, cancel, sink);
+            let run = |sink: &mut dyn Sink| build.run_part(part, snapshot, sink);
             let summary = build.logged(started, sink, run)?;
             if options.last {
                 std::mem::forget((loaded, store));
@@ -241,7 +274,7 @@ fn build_at_length(
     options: &BuildOptions,
     started: Instant,
     lock: Option<BuildLock>,
-    cancel: &AtomicBool,
+    asked: Asked<'_>,
     sink: &mut dyn Sink,
 ) -> Result<Summary, OpsError> {
     let loaded = workspace.load_with_origin(&options.overrides)?;
@@ -259,7 +292,7 @@ fn build_at_length(
     Lock::refuse_conflict(&workspace.lock_file())?;
     let lock = match lock {
         Some(lock) => Some(lock),
-        None => wait_for_lock(workspace, &graph.name, cancel, sink)?,
+        None => wait_for_lock(workspace, &graph.name, asked.cancel, sink)?,
     };
     let Some(_lock) = lock else {
         return Ok(nothing_begun(steps.len()));
@@ -270,8 +303,8 @@ fn build_at_length(
     if let Some(message) = warning {
         sink.event(&Event::Warning { message });
     }
-    let build = Build::new(workspace, &loaded, &store, options);
-    let run = |sink: &mut dyn Sink| build.run(&steps, &forced, cancel, sink);
+    let build = Build::new(workspace, &loaded, &store, options, asked);
+    let run = |sink: &mut dyn Sink| build.run(&steps, &forced, sink);
     let summary = build.logged(started, sink, run)?;
     if options.last {
         std::mem::forget((loaded, store));
@@ -365,6 +398,7 @@ struct Build<'a> {
     store: &'a LocalStore,
     options: &'a BuildOptions,
     run: String,
+    asked: Asked<'a>,
 }
 
 impl<'a> Build<'a> {
@@ -373,6 +407,7 @@ impl<'a> Build<'a> {
         loaded: &'a Loaded,
         store: &'a LocalStore,
         options: &'a BuildOptions,
+        asked: Asked<'a>,
     ) -> Self {
         Build {
             workspace,
@@ -382,6 +417,7 @@ impl<'a> Build<'a> {
             store,
             options,
             run: run_name(&workspace.cache),
+            asked,
         }
     }
 
@@ -445,7 +481,6 @@ impl<'a> Build<'a> {
         &self,
         steps: &[StepId],
         forced: &[StepId],
-        cancel: &AtomicBool,
         sink: &mut dyn Sink,
     ) -> Result<Summary, OpsError> {
         self.begin(steps.len(), sink)?;
@@ -459,7 +494,7 @@ impl<'a> Build<'a> {
             sink.event(event);
         };
         let (summary, settled) =
-            self.execute(steps, forced, settled, &environment, cancel, &mut telling)?;
+            self.execute(steps, forced, settled, &environment, &mut telling)?;
         let lock = self.write_lock(&settled, &told, sink)?;
         self.keep_snapshot(&environment, &settled, lock);
         self.store.stats().save()?;
@@ -474,7 +509,6 @@ impl<'a> Build<'a> {
         &self,
         part: Part,
         mut snapshot: Snapshot,
-        cancel: &AtomicBool,
         sink: &mut dyn Sink,
     ) -> Result<Summary, OpsError> {
         self.begin(snapshot.len(), sink)?;
@@ -487,7 +521,7 @@ impl<'a> Build<'a> {
         }
         let environment = environment();
         let (mut summary, settled) =
-            self.execute(&part.steps, &[], part.settled, &environment, cancel, sink)?;
+            self.execute(&part.steps, &[], part.settled, &environment, sink)?;
         summary.up_to_date += snapshot.len() - part.steps.len();
         let lock = self.write_in_lock(&part.steps, &settled)?;
         let build = self.to_snapshot(snapshot.made_from, &environment, &settled, lock);
@@ -518,7 +552,6 @@ impl<'a> Build<'a> {
         forced: &[StepId],
         settled: Vec<(StepId, Settled)>,
         environment: &BTreeMap<String, String>,
-        cancel: &AtomicBool,
         sink: &mut dyn Sink,
     ) -> Result<(Summary, Vec<Option<Settled>>), OpsError> {
         let program = std::env::current_exe().map_err(OpsError::OwnPath)?;
@@ -539,12 +572,13 @@ impl<'a> Build<'a> {
                 cache: &self.workspace.cache,
                 store: self.store,
                 environment,
-                hub: &HubAccess::new(self.workspace, Some(cancel)),
+                hub: &HubAccess::new(self.workspace, Some(self.asked.cancel)),
             },
             executor: &LocalExecutor::new(program, std::env::vars_os()),
             recorder: &ProvenanceRecorder::new(root),
             options: &options,
-            cancel,
+            cancel: self.asked.cancel,
+            recall: self.asked.recall,
             settled,
         };
         let ran = runner.run(steps, forced, sink);

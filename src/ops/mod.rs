@@ -56,7 +56,7 @@ pub use runs::{
 pub use table::{Row, Standing, Table, table};
 pub use verify::{VerifyFault, VerifyReport, verify};
 pub use view::{GraphView, StepView, view};
-pub use watch::{Notice, watch};
+pub use watch::{Notice, OnChange, watch};
 pub use workspace::Workspace;
 
 /// A user action could not be done.

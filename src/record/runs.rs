@@ -216,7 +216,7 @@ impl RunRecord {
             }
             Event::StepFailed { step, .. } => drop(self.step(step, StepEnd::Failed)),
             Event::StepSkipped { step, .. } => drop(self.step(step, StepEnd::Skipped)),
-            Event::StepCancelled { step } => drop(self.step(step, StepEnd::Cancelled)),
+            Event::StepCancelled { step, .. } => drop(self.step(step, StepEnd::Cancelled)),
             Event::RunFinished { summary, seconds } => self.end = Some((*summary, *seconds)),
             _ => {}
         }

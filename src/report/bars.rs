@@ -182,7 +182,7 @@ impl Sink for Bars {
             | Event::StepRestored { step, .. }
             | Event::StepFailed { step, .. }
             | Event::StepSkipped { step, .. }
-            | Event::StepCancelled { step } => {
+            | Event::StepCancelled { step, .. } => {
                 self.done(step);
                 self.tell(event);
             }

@@ -64,7 +64,12 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
             lines.push(format!("      {name}{first}"));
             lines.extend(told.map(|line| format!("      {line}")));
         }
-        lines.extend(output.note.iter().map(|note| format!("      {}", clean(note))));
+        lines.extend(
+            output
+                .note
+                .iter()
+                .map(|note| format!("      {}", clean(note))),
+        );
     }
     lines.extend(
         step.notes
@@ -85,7 +90,11 @@ fn data_lines(data: &DataChange) -> Vec<String> {
     let (input, from) = (clean(&data.input), clean(&data.from));
     let mut lines = vec![format!("    input {input} ({from}): {old} → {new}")];
     lines.extend(rows);
-    lines.extend(data.note.iter().map(|note| format!("      {}", clean(note))));
+    lines.extend(
+        data.note
+            .iter()
+            .map(|note| format!("      {}", clean(note))),
+    );
     lines
 }
 

@@ -180,7 +180,7 @@ impl Sink for Profile {
                     self.wait("b", step, now);
                 }
             }
-            Event::StepCancelled { step } | Event::StepSkipped { step, .. } => {
+            Event::StepCancelled { step, .. } | Event::StepSkipped { step, .. } => {
                 self.stop_waiting(step, now);
                 self.end(step, now, "stopped", Value::Null);
             }
@@ -258,7 +258,10 @@ mod tests {
                 log_tail: Vec::new(),
                 log: None,
             },
-            _ => Event::StepCancelled { step: step(n) },
+            _ => Event::StepCancelled {
+                step: step(n),
+                changed: None,
+            },
         }
     }
 

@@ -183,12 +183,14 @@ fn bad_run() -> Vec<Event> {
         },
         Event::StepCancelled {
             step: step("never-begun"),
+            changed: None,
         },
         decided("stage1", run(vec![Reason::NeverBuilt])),
         step_started("stage1", "lora.train"),
         Event::Stopping { grace: 10.0 },
         Event::StepCancelled {
             step: step("stage1"),
+            changed: None,
         },
         ended(0, 1, 1),
     ]

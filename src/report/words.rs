@@ -182,9 +182,14 @@ impl Words {
                 vec![format!("- {}  {text}", self.name(step))]
             }
             // Those that were not begun are only counted.
-            Event::StepCancelled { step } if !self.started.contains(step) => Vec::new(),
-            Event::StepCancelled { step } => {
-                vec![format!("- {}  {}", self.name(step), paint(dim, "stopped"))]
+            Event::StepCancelled { step, .. } if !self.started.contains(step) => Vec::new(),
+            Event::StepCancelled { step, changed } => {
+                let text = match changed {
+                    None => "stopped".to_owned(),
+                    Some(changed) if changed == step => "stopped: it changed".to_owned(),
+                    Some(changed) => format!("stopped: {changed} changed"),
+                };
+                vec![format!("- {}  {}", self.name(step), paint(dim, text))]
             }
             Event::OutputSetAside { step, path, kept } => {
                 let head = paint(warn, "warning:");

@@ -407,6 +407,9 @@ fn ended(task: &Task<'_>, audited: &StepAudit) -> Option<Event> {
             unchanged: step_result(&audited.outputs) == StepResult::Same,
             record: None,
         },
-        (None, None) => Event::StepCancelled { step },
+        (None, None) => Event::StepCancelled {
+            step,
+            changed: None,
+        },
     })
 }

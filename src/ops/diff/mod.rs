@@ -150,7 +150,9 @@ impl Comparison<'_> {
                 continue;
             }
             let from = is.or(was).map(|(_, from)| from.to_string());
-            let pair = was.zip(is).filter(|(was, is)| has_rows(was.0) && has_rows(is.0));
+            let pair = was
+                .zip(is)
+                .filter(|(was, is)| has_rows(was.0) && has_rows(is.0));
             let rows = pair.map(|(was, is)| self.rows(old, new, was, is));
             let rows = rows.transpose();
             found.push(DataChange {
