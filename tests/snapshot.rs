@@ -154,6 +154,7 @@ fn outcome(space: &Space, run: &Run) -> Outcome {
             "kept",
             "eta",
             "work",
+            "record",
         ] {
             event.as_object_mut().unwrap().remove(varies);
         }
