@@ -488,7 +488,7 @@ mod tests {
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
             (1 << 20, "1.0 MiB"),
-            (u64::MAX, "16777216.0 TiB"),
+            (u64::MAX, "16384.0 PiB"),
         ] {
             assert_eq!(bytes(n), text);
         }
