@@ -1,6 +1,6 @@
 //! Drawings of pipelines that a person wants to look at: layered, coloured by state, as SVG and as an HTML page.
 //!
-//! Plain data in, text out. [`layout`] places boxes, [`group`] folds many
+//! Plain data in, text out. [`layout`] places boxes, `group` folds many
 //! alike steps into one box.
 
 mod group;

@@ -43,7 +43,7 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 impl LocalExecutor {
     /// An executor whose built-in kinds and keepers re-enter `program` by its
-    /// hidden verbs (see [`super::reenter`]); `environment` is this process's.
+    /// hidden verbs (see `ops::step_process`); `environment` is this process's.
     pub fn new(program: PathBuf, environment: impl Iterator<Item = (OsString, OsString)>) -> Self {
         let passed = environment
             .filter(|(name, _)| name.to_str().is_some_and(|name| PASSED_ON.contains(&name)));

@@ -14,7 +14,7 @@ use crate::plan::{Key, Verdict};
 /// The version of `events.jsonl`.
 ///
 /// 1: a line with a [`RunHeader`], then events as `--events` writes them,
-/// without progress, and lines of [`UpToDate`] in place of those decisions.
+/// without progress, and lines of `UpToDate` in place of those decisions.
 pub const RUN_FORMAT: u32 = 1;
 
 /// The folder of all runs in the store's folder.
