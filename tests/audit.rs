@@ -582,7 +582,7 @@ fn a_declared_tolerance_is_made_use_of_and_told() {
         uses = "command"
         run = """printf '{"loss": 0.500%s, "name": "x", "seconds": %s}' $$ $$ > metrics.json"""
         outputs = { metrics = "metrics.json" }
-        tolerance = { metrics = { max_abs = 1e-3, ignore = ["/seconds"] } }
+        tolerances = { metrics = { max_abs = 1e-3, ignore = ["/seconds"] } }
         "#,
     );
     space.built(&[]);
@@ -627,19 +627,19 @@ fn a_declared_tolerance_is_made_use_of_and_told() {
 fn a_tolerance_of_what_is_no_output_is_refused() {
     let space = Space::new(
         "[steps.a]\nuses = 'command'\nrun = 'echo x > x'\noutputs = { x = 'x' }\n\
-         tolerance = { y = { max_abs = 1 }, x = { ignore = ['seconds'], max_rel = -1 } }\n",
+         tolerances = { y = { max_abs = 1 }, x = { ignore = ['seconds'], max_rel = -1 } }\n",
     );
     let run = space.retune(&["plan"]);
     assert_eq!(run.code, Some(3), "{run}");
     assert!(
-        run.err.contains("'tolerance.x.max_rel' must be at least 0"),
+        run.err.contains("'tolerances.x.max_rel' must be at least 0"),
         "{run}"
     );
     space.edit(", max_rel = -1", "");
     let run = space.retune(&["plan"]);
     for fault in [
-        "'tolerance.y' is no output of the step, which has: x",
-        "'tolerance.x.ignore' must hold JSON pointers such as /seconds, not 'seconds'",
+        "'tolerances.y' is no output of the step, which has: x",
+        "'tolerances.x.ignore' must hold JSON pointers such as /seconds, not 'seconds'",
     ] {
         assert!(run.err.contains(fault), "{fault}\n{run}");
     }

@@ -108,7 +108,7 @@ struct Written {
     retry: Option<WrittenRetry>,
     /// What may differ in an audit without being a difference, by the name of
     /// the output; where nothing is said every bit counts.
-    tolerance: BTreeMap<String, WrittenTolerance>,
+    tolerances: BTreeMap<String, WrittenTolerance>,
     /// How long an attempt may take: seconds, or "90s", "2h 30min". It is
     /// then asked to stop, and killed after the grace period.
     timeout: Option<Amount>,
@@ -301,7 +301,7 @@ impl Reader<'_> {
         let asked = written.resources.unwrap_or_default();
         let resources = self.resources(asked, usual.resources.unwrap_or_default(), "resources");
         let retry = written.retry.map(|retry| self.retry(retry, &resources));
-        let tolerance = self.tolerance(written.tolerance, usual.outputs);
+        let tolerance = self.tolerance(written.tolerances, usual.outputs);
         let timeout = self.amount(written.timeout, "timeout", units::duration);
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             self.fault("timeout", "must be above 0".to_owned());
@@ -324,7 +324,7 @@ impl Reader<'_> {
     ) -> BTreeMap<String, Tolerance> {
         let mut read = BTreeMap::new();
         for (name, written) in written {
-            let at = format!("tolerance.{name}");
+            let at = format!("tolerances.{name}");
             let known = outputs.is_none_or(|ports| ports.iter().any(|port| port.name == name));
             if !known {
                 let names = outputs.unwrap_or_default().iter();

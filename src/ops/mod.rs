@@ -376,3 +376,23 @@ fn fetch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::SETTINGS;
+
+    #[test]
+    fn no_kind_has_a_field_with_the_name_of_a_setting() {
+        for kind in registry().iter() {
+            let schema = kind.schema();
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            let fields = fields.map(|(name, _)| name.clone());
+            let ports = kind.inputs().into_iter().map(|port| port.name.to_owned());
+            for name in fields.chain(ports) {
+                let (kind, name) = (kind.name(), name.as_str());
+                assert!(!SETTINGS.contains(&name), "{kind} has the field {name}");
+            }
+        }
+    }
+}

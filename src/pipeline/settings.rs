@@ -9,7 +9,7 @@ pub const SETTINGS: [&str; 6] = [
     "resources",
     "retry",
     "timeout",
-    "tolerance",
+    "tolerances",
 ];
 
 /// The settings of a step as the file says them. None of them enters its key.
