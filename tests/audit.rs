@@ -632,7 +632,8 @@ fn a_tolerance_of_what_is_no_output_is_refused() {
     let run = space.retune(&["plan"]);
     assert_eq!(run.code, Some(3), "{run}");
     assert!(
-        run.err.contains("'tolerances.x.max_rel' must be at least 0"),
+        run.err
+            .contains("'tolerances.x.max_rel' must be at least 0"),
         "{run}"
     );
     space.edit(", max_rel = -1", "");

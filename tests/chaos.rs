@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retune::hash::Digest;
 use rustix::process::{Pid, Signal, kill_process};
@@ -133,9 +133,16 @@ fn strike(random: &mut Random, running: &Running) {
 
 fn edit(random: &mut Random, space: &Space) {
     let file = ["data/a.txt", "data/b.txt"][random.below(2) as usize];
-    match random.below(4) {
+    // Mostly content that was never there, so that there is something to do.
+    match random.below(6) {
         0 => {}
-        n => space.write(file, &format!("{}\n", "line\n".repeat(n as usize * 3))),
+        n => space.write(
+            file,
+            &format!(
+                "{}\n",
+                "line\n".repeat(n as usize * 3) + &random.below(1000).to_string()
+            ),
+        ),
     }
     if random.below(4) == 0 {
         let rows = 1 + random.below(3);
@@ -166,11 +173,16 @@ fn killed_at_random_moments_it_ends_like_an_undisturbed_run() {
     space.write("data/a.txt", "a\n");
     space.write("data/b.txt", "b\n");
     space.write("data/rows.jsonl", "{\"text\": \"row\"}\n");
+    // A kill falls anywhere in a build that does everything.
+    let whole = Instant::now();
+    space.built(&[]);
+    let whole = whole.elapsed().as_micros() as u64;
+    space.remove("cache");
     let (mut struck, mut through) = (0, 0);
     for round in 0..rounds {
         edit(&mut random, &space);
         let running = space.start(&["build", "-k"]);
-        std::thread::sleep(Duration::from_micros(random.below(250_000)));
+        std::thread::sleep(Duration::from_micros(random.below(whole / 3)));
         strike(&mut random, &running);
         let run = running.end();
         match run.code {

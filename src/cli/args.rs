@@ -570,7 +570,9 @@ fn pool(text: &str) -> Result<(String, u64), String> {
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: Option<f64> = text.parse().ok();
+    // As a point of time it has to exist: ten years will do.
     seconds
+        .filter(|seconds| *seconds <= 3e8)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| "expected seconds, such as 10 or 0.5".to_owned())
 }

@@ -30,6 +30,7 @@ impl<'a> Run<'a, '_> {
         for message in ended.result.warnings.clone() {
             self.emit(Event::Warning { message });
         }
+        self.forget_mixed_checkpoint(id, &flight);
         // What a program does after a signal says nothing of its outputs.
         let in_vain = flight.is_program || ended.end.is_err();
         let stopped = matches!(self.stopping, Stopping::Cancelled(_)) || flight.recalled.is_some();
@@ -51,6 +52,17 @@ impl<'a> Run<'a, '_> {
             // It ended before it could stop, and its own source changed.
             Err(_) if flight.recalled.is_some() => self.stopped(id, &flight),
             Err(error) => self.failed(id, flight, &ended, error, log),
+        }
+    }
+
+    /// What a step kept while its inputs changed under it is of no one key:
+    /// nobody may go on from it.
+    fn forget_mixed_checkpoint(&self, id: StepId, flight: &Flight) {
+        if let Some(folder) = &flight.checkpoint
+            && self.sources_unchanged(id, &flight.decided).is_err()
+        {
+            // What cannot be removed now is bound to fail again, and is said then.
+            let _ = files::remove(folder);
         }
     }
 

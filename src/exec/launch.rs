@@ -167,7 +167,9 @@ mod system {
                 libc::_exit(127);
             }
             let [input, output, error] = plan.files;
-            if libc::setpgid(0, 0) == -1
+            // A session of its own: a group to be signalled, and no terminal
+            // to be stopped by when it is read.
+            if libc::setsid() == -1
                 || libc::chdir(plan.launch.folder.as_ptr()) == -1
                 || libc::dup2(input, 0) == -1
                 || libc::dup2(output, 1) == -1

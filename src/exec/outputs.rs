@@ -36,6 +36,11 @@ fn not_kept(error: StoreError) -> StepError {
 /// Names every output that is missing or of the wrong shape, before any is taken.
 fn check_all_written(ports: &[OutPort], out: &Path) -> Result<(), StepError> {
     let fault = |port: &OutPort| match fs::metadata(out.join(&port.path)) {
+        // What lies behind a link is somebody else's and must not be taken.
+        Ok(_) if leads_away(out, &port.path) => Some(format!(
+            "'{}' ({}) lies behind a symbolic link",
+            port.name, port.path
+        )),
         Err(_) => Some(format!("'{}' ({}) was not written", port.name, port.path)),
         Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => Some(format!(
             "'{}' ({}) is a folder, not a file",
@@ -55,6 +60,14 @@ fn check_all_written(ports: &[OutPort], out: &Path) -> Result<(), StepError> {
             faults.join("; output ")
         ))),
     }
+}
+
+/// Whether a folder on the way to an output is a symbolic link.
+fn leads_away(out: &Path, path: &str) -> bool {
+    let folders = Path::new(path).ancestors().skip(1);
+    folders
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .any(|folder| out.join(folder).is_symlink())
 }
 
 /// An output that was not what the step had written and was moved away.

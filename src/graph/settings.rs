@@ -81,7 +81,8 @@ impl Settings {
 
     /// How many attempts there are at most.
     pub fn attempts(&self) -> u32 {
-        1 + self.retry.as_ref().map_or(0, |retry| retry.times)
+        let retry = self.retry.as_ref();
+        retry.map_or(0, |retry| retry.times).saturating_add(1)
     }
 }
 

@@ -523,9 +523,12 @@ impl<'a> Build<'a> {
         let (mut summary, settled) =
             self.execute(&part.steps, &[], part.settled, &environment, sink)?;
         summary.up_to_date += snapshot.len() - part.steps.len();
-        let lock = self.write_in_lock(&part.steps, &settled)?;
-        let build = self.to_snapshot(snapshot.made_from, &environment, &settled, lock);
-        match summary.complete() && snapshot.update(&build, &names) {
+        let lock = self.write_in_lock(&part.steps, &settled, snapshot.lock())?;
+        let kept = lock.is_some_and(|lock| {
+            let build = self.to_snapshot(snapshot.made_from, &environment, &settled, lock);
+            summary.complete() && snapshot.update(&build, &names)
+        });
+        match kept {
             true => snapshot.keep(self.workspace),
             false => Snapshot::forget(self.workspace),
         }
@@ -629,12 +632,14 @@ impl<'a> Build<'a> {
     }
 
     /// Brings the blocks of some steps in the lock file up to date, which has
-    /// one for each step.
+    /// one for each step. Gives the digest of its text; none where somebody
+    /// edited the file in the meantime, so that the other blocks may be wrong.
     fn write_in_lock(
         &self,
         steps: &[StepId],
         settled: &[Option<Settled>],
-    ) -> Result<Digest, OpsError> {
+        was: Digest,
+    ) -> Result<Option<Digest>, OpsError> {
         let path = self.workspace.lock_file();
         let built = |id: &StepId| {
             let settled = settled[id.index()].as_ref()?;
@@ -643,15 +648,16 @@ impl<'a> Build<'a> {
         let built: BTreeMap<StepName, LockedStep> = steps.iter().filter_map(built).collect();
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         let Some(text) = Lock::replace_in(&old, &built) else {
-            // Somebody has edited it in the meantime.
             let mut lock = Lock::read(&path)?.unwrap_or_default();
             lock.steps.extend(built);
-            return Ok(lock.write(&path)?);
+            lock.write(&path)?;
+            return Ok(None);
         };
         if text != old {
             files::write_atomic(&path, text.as_bytes())?;
         }
-        Ok(Digest::of(text.as_bytes()))
+        let untouched = Digest::of(old.as_bytes()) == was;
+        Ok(untouched.then(|| Digest::of(text.as_bytes())))
     }
 
     /// Keeps a snapshot if every step has its outputs.

@@ -594,6 +594,16 @@ impl Snapshot {
                 rows.extend(self.rows_of(build, looks_at, settled)?);
             }
         }
+        let others = self.looked_at_by_others(built);
+        let changed = |(root, row): &&(usize, Arc<Row>)| {
+            let before = self.row.known(self.roots[*root].at as usize);
+            row.known(0).artifact() != before.artifact()
+        };
+        // A source may have been edited meanwhile, after the steps to build
+        // were chosen: those that were not have to be asked about it.
+        if rows.iter().filter(changed).any(|(root, _)| others[*root]) {
+            return None;
+        }
         for (root, row) in rows {
             self.put(root, &row);
         }
@@ -604,6 +614,22 @@ impl Snapshot {
             }
         }
         Some(())
+    }
+
+    /// For each root whether a step looks at it that is not in `built`.
+    fn looked_at_by_others(&self, built: &HashSet<&StepName>) -> Vec<bool> {
+        let mut others = vec![false; self.roots.len() + self.globs.len()];
+        for (step, looks_at) in self.each() {
+            if !built.contains(&step.name) {
+                looks_at.iter().for_each(|&at| others[at as usize] = true);
+            }
+        }
+        others
+    }
+
+    /// The digest of the lock file as it was.
+    pub fn lock(&self) -> Digest {
+        self.row.known(self.roots[1].at as usize).digest
     }
 
     /// What was seen at the roots of a step that was built.

@@ -365,12 +365,16 @@ impl Store for LocalStore {
         let temporary = folder.join(temporary_name(path));
         files::remove(&temporary)?;
         self.place_new(artifact, &temporary)?;
-        replace(&temporary, path)?;
+        let old = replace(&temporary, path)?;
+        // At once: what somebody edits from here on must not be taken for this.
         match artifact.shape {
             Shape::Folder => self.learn_folder(&artifact.digest, path)?,
             Shape::File | Shape::Executable => self.stats.learn(path, artifact.digest)?,
         }
-        Ok(())
+        match old {
+            Some(old) => Ok(files::remove(&old)?),
+            None => Ok(()),
+        }
     }
 
     fn holds(&self, artifact: &Artifact) -> bool {
@@ -452,20 +456,21 @@ fn refuse_links(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Puts `new` at `path`; a folder that is there is exchanged in one step and
-/// removed afterwards.
-fn replace(new: &Path, path: &Path) -> Result<(), FileError> {
+/// Puts `new` at `path`; a folder that is there is exchanged in one step. Gives
+/// the place of what was there, which is to be removed.
+fn replace(new: &Path, path: &Path) -> Result<Option<PathBuf>, FileError> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let there = fs::symlink_metadata(path).ok();
     if let Some(meta) = there
         && (meta.is_dir() || fs::symlink_metadata(new).is_ok_and(|m| m.is_dir()))
     {
         if renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE).is_ok() {
-            return files::remove(new);
+            return Ok(Some(new.to_owned()));
         }
         files::remove(path)?;
     }
-    fs::rename(new, path).on("replace", path)
+    fs::rename(new, path).on("replace", path)?;
+    Ok(None)
 }
 
 #[cfg(test)]
