@@ -210,6 +210,19 @@ fn an_output_of_the_wrong_shape_is_a_failure() {
 }
 
 #[test]
+fn an_output_behind_a_link_is_a_failure_and_stays_where_it_is() {
+    let space = script("ln -s OUTSIDE/theirs out");
+    space.edit("'out.txt'", "'out/keep.txt'");
+    fs::create_dir(space.outside("theirs")).unwrap();
+    fs::write(space.outside("theirs/keep.txt"), "theirs\n").unwrap();
+    let run = space.build(&[]);
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(run.err.contains("lies behind a symbolic link"), "{run}");
+    let kept = fs::read_to_string(space.outside("theirs/keep.txt"));
+    assert_eq!(kept.unwrap(), "theirs\n");
+}
+
+#[test]
 fn a_link_as_an_output_is_a_failure() {
     let space = script("ln -s /etc/passwd out.txt");
     let run = space.build(&[]);

@@ -279,3 +279,36 @@ fn the_short_way_says_and_does_what_the_long_way_does() {
         assert_eq!(short, long, "round {round}: edits {kinds:?}, number {n}");
     }
 }
+
+/// `b` reads the source as well and was not to be built: it has to be asked.
+#[test]
+fn a_source_edited_while_a_part_is_built_is_not_missed() {
+    let space = Space::new(
+        r#"
+        [steps.x]
+        uses = "command"
+        run = "if grep -q edit ${inputs.x}; then sleep 0.3; echo two > OUTSIDE/project/data/s.txt; fi; cp ${inputs.x} x"
+        inputs = { x = "data/x.txt" }
+        outputs = { x = "x" }
+        [steps.a]
+        uses = "command"
+        run = "cat ${inputs.x} ${inputs.s} > a"
+        inputs = { x = "@x", s = "data/s.txt" }
+        outputs = { a = "a" }
+        [steps.b]
+        uses = "command"
+        run = "cp ${inputs.s} b"
+        inputs = { s = "data/s.txt" }
+        outputs = { b = "b" }
+        "#,
+    );
+    space.write("data/x.txt", "x\n");
+    space.write("data/s.txt", "one\n");
+    space.built(&[]);
+    space.built(&[]);
+    space.write("data/x.txt", "edit\n");
+    space.built(&[]);
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/a"), "edit\ntwo\n");
+    assert_eq!(space.read("cache/out/main/b/b"), "two\n");
+}
