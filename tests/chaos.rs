@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use retune::hash::Digest;
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Running, Space, files};
+use support::{Running, Space, results};
 
 /// Programs and built-in kinds, files and folders, a diamond, steps that take
 /// a moment and such that do not.
@@ -154,17 +153,6 @@ fn edit(random: &mut Random, space: &Space) {
     }
 }
 
-/// Every output with its digest, and the lock file.
-fn state(space: &Space) -> BTreeMap<String, Digest> {
-    let mut paths = files(&space.path("cache/out"));
-    paths.push(space.path("pipelines/main.lock"));
-    let read = |path: std::path::PathBuf| {
-        let bytes = fs::read(&path).unwrap();
-        (path.display().to_string(), Digest::of(&bytes))
-    };
-    paths.into_iter().map(read).collect()
-}
-
 #[test]
 fn killed_at_random_moments_it_ends_like_an_undisturbed_run() {
     let (rounds, seed) = (number("RETUNE_KILLS", 40), number("RETUNE_SEED", 1));
@@ -208,9 +196,9 @@ fn killed_at_random_moments_it_ends_like_an_undisturbed_run() {
     assert_eq!(verify.code, Some(0), "{verify}");
     let work = fs::read_dir(space.path("cache/work")).map_or(0, Iterator::count);
     assert_eq!(work, 0, "no work folder is left");
-    let disturbed = state(&space);
+    let disturbed = results(&space);
     space.remove("cache");
     space.remove("pipelines/main.lock");
     space.built(&[]);
-    assert_eq!(state(&space), disturbed);
+    assert_eq!(results(&space), disturbed);
 }

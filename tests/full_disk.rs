@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use retune::hash::Digest;
-use support::{Run, Space, files, program};
+use support::{Run, Space, has_strace, program, results};
 
 const PIPELINE: &str = r#"
 [steps.rows]
@@ -48,17 +48,6 @@ fn space() -> Space {
     space
 }
 
-fn has_strace() -> bool {
-    let version = Command::new("strace")
-        .args(["-e", "trace=none", "true"])
-        .output();
-    let there = version.is_ok_and(|output| output.status.success());
-    if !there {
-        println!("skipped: there is no strace, or it may not trace here");
-    }
-    there
-}
-
 /// A build in which the n-th of some calls says that the disk is full, in each
 /// thread of the driver. None when the build made fewer of them.
 fn build_with_a_full_disk(space: &Space, calls: &str, n: usize) -> Option<Run> {
@@ -83,27 +72,17 @@ fn build_with_a_full_disk(space: &Space, calls: &str, n: usize) -> Option<Run> {
     log.contains("INJECTED").then_some(run)
 }
 
-/// Every output with its digest, and the lock file.
-fn state(space: &Space) -> BTreeMap<String, Digest> {
-    let root = space.path("");
-    let mut paths = files(&space.path("cache/out"));
-    paths.push(space.path("pipelines/main.lock"));
-    let name = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
-    let read = |path: std::path::PathBuf| (name(&path), Digest::of(&fs::read(&path).unwrap()));
-    paths.into_iter().map(read).collect()
-}
-
 fn undisturbed() -> BTreeMap<String, Digest> {
     let space = space();
     space.built(&[]);
-    state(&space)
+    results(&space)
 }
 
 /// After whatever went wrong: what is there is right, and a build completes it.
 fn recovers(space: &Space, wanted: &BTreeMap<String, Digest>, after: &str) {
     let run = space.build(&[]);
     assert_eq!(run.code, Some(0), "after {after}: {run}");
-    assert_eq!(&state(space), wanted, "after {after}");
+    assert_eq!(&results(space), wanted, "after {after}");
     let verify = space.retune(&["verify"]);
     assert_eq!(verify.code, Some(0), "after {after}: {verify}");
 }
@@ -126,7 +105,7 @@ fn at_every_write_of_a_build() {
             assert!(!run.err.contains("panicked"), "{calls} {n}: {run}");
             match run.code {
                 // The call was one that may fail, such as that for a log.
-                Some(0) => assert_eq!(state(&space), wanted, "{calls} {n}: {run}"),
+                Some(0) => assert_eq!(results(&space), wanted, "{calls} {n}: {run}"),
                 _ => {
                     failed += 1;
                     assert!(run.err.contains("error"), "{calls} {n}: {run}");

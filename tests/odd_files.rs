@@ -412,11 +412,7 @@ fn time_stamps_of_whole_seconds_hide_no_change() {
 
 #[test]
 fn a_store_without_hard_links_and_shared_blocks() {
-    let there = Command::new("strace")
-        .args(["-e", "trace=none", "true"])
-        .output();
-    if !there.is_ok_and(|output| output.status.success()) {
-        println!("skipped: there is no strace, or it may not trace here");
+    if !support::has_strace() {
         return;
     }
     let space = Space::new(

@@ -2,7 +2,7 @@
 
 #![expect(dead_code, reason = "each file of tests uses a part of this")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use retune::hash::Digest;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -259,6 +260,30 @@ impl Space {
 pub fn can_unshare(within: &[&str]) -> bool {
     let probe = Command::new("unshare").args(within).arg("true").output();
     probe.is_ok_and(|probe| probe.status.success())
+}
+
+/// Whether `strace` can make calls fail here; says so where it cannot.
+pub fn has_strace() -> bool {
+    let version = Command::new("strace")
+        .args(["-e", "trace=none", "true"])
+        .output();
+    let there = version.is_ok_and(|output| output.status.success());
+    if !there {
+        println!("skipped: there is no strace, or it may not trace here");
+    }
+    there
+}
+
+/// Every output with its digest, and the lock file, by path in the project.
+pub fn results(space: &Space) -> BTreeMap<String, Digest> {
+    let root = space.path("");
+    let mut paths = files(&space.path("cache/out"));
+    paths.push(space.path("pipelines/main.lock"));
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().display().to_string();
+        (name, Digest::of(&fs::read(&path).unwrap()))
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// The program under test: `RETUNE_BIN`, such as a release build for long runs,
