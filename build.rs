@@ -32,6 +32,17 @@ fn main() {
     );
     tell("RETUNE_TARGET", std::env::var("TARGET").ok());
     tell("RETUNE_PROFILE", std::env::var("PROFILE").ok());
+    fixed_address();
+}
+
+/// Links the program at a fixed address: 50,000 relocations less at every start, which were
+/// a third of the time of `retune --version` and of a build that has nothing to do. Given up
+/// is the random address of the program's own code; those of libraries, heap and stack stay.
+fn fixed_address() {
+    let target = |part: &str| std::env::var(format!("CARGO_CFG_TARGET_{part}")).ok();
+    if target("OS").as_deref() == Some("linux") && target("ENV").as_deref() == Some("gnu") {
+        println!("cargo::rustc-link-arg-bins=-no-pie");
+    }
 }
 
 /// What cannot be told (no git, no repository) is left out, not made up.
