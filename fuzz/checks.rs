@@ -89,7 +89,7 @@ pub fn journal(bytes: &[u8]) {
     };
     let looked = looked.expect("what can be opened can be looked at");
     let entries = |index: &retune::store::Index| {
-        let mut all: Vec<_> = index.entries().map(|(k, e)| (*k, e.clone())).collect();
+        let mut all: Vec<_> = index.entries().map(|(k, e)| (*k, e)).collect();
         all.sort_by_key(|(key, _)| *key);
         all
     };
@@ -108,7 +108,7 @@ pub fn journal(bytes: &[u8]) {
     opened.journal.append(&[note]).unwrap();
     let again = Journal::open(&path).unwrap();
     assert_eq!(again.cut, 0, "a mended journal needs no mending");
-    assert_eq!(again.index.entry(&key), Some(&entry));
+    assert_eq!(again.index.entry(&key), Some(entry));
     assert_eq!(again.index.step("p", "s").unwrap().current, Some(key));
 }
 

@@ -106,29 +106,42 @@ impl FromStr for Digest {
     }
 }
 
+/// Text where people read, the 32 bytes where they do not.
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => serializer.serialize_bytes(&self.0),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Takes the text where it lies: a store's history holds thousands.
-        struct Hex;
+        /// Takes text or bytes where they lie: a store's history holds thousands.
+        struct Visitor;
 
-        impl de::Visitor<'_> for Hex {
+        impl de::Visitor<'_> for Visitor {
             type Value = Digest;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("64 hex characters")
+                f.write_str("64 hex characters or 32 bytes")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
                 text.parse().map_err(E::custom)
             }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Digest, E> {
+                let whole = <[u8; 32]>::try_from(bytes);
+                let wrong = |_| E::invalid_length(bytes.len(), &self);
+                Ok(Digest(whole.map_err(wrong)?))
+            }
         }
-        deserializer.deserialize_str(Hex)
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_str(Visitor),
+            false => deserializer.deserialize_bytes(Visitor),
+        }
     }
 }
 

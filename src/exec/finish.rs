@@ -201,7 +201,7 @@ impl<'a> Run<'a, '_> {
             let state = index.step(self.with.graph.name.as_str(), node.name.as_str());
             let key = state.and_then(|state| state.current);
             let entry = key.and_then(|key| index.entry(&key));
-            entry.map_or(Vec::new(), |entry| entry.outputs.clone())
+            entry.map_or(Vec::new(), |entry| entry.outputs)
         })
     }
 

@@ -263,7 +263,7 @@ fn current(graph: &Graph, store: &LocalStore, id: StepId) -> Option<Settled> {
         Some(Settled {
             key,
             inputs: Vec::new(),
-            outputs: index.entry(&key)?.outputs.clone(),
+            outputs: index.entry(&key)?.outputs,
         })
     })
 }

@@ -37,7 +37,7 @@ pub fn provenance(
         };
         let entry = store.with_index(|index| {
             let key = index.step(graph.name.as_str(), step.as_str())?.current?;
-            Some((key, index.entry(&key)?.clone()))
+            Some((key, index.entry(&key)?))
         });
         let (key, entry) = entry.ok_or_else(unbuilt)?;
         let bytes = store.get(&entry.record)?;

@@ -72,7 +72,7 @@ impl Check<'_> {
         let (pipeline, step) = (self.graph.name.as_str(), node.name.as_str());
         let current = self.store.with_index(|index| {
             let key = index.step(pipeline, step)?.current?;
-            Some((key, index.entry(&key)?.clone()))
+            Some((key, index.entry(&key)?))
         });
         let locked = lock.and_then(|lock| lock.steps.get(&node.name));
         let Some((key, entry)) = current else {

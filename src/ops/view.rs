@@ -134,7 +134,7 @@ fn made(store: &LocalStore, graph: &Graph, node: &Node) -> (Vec<Output>, Option<
         let key = index
             .step(graph.name.as_str(), node.name.as_str())?
             .current?;
-        index.entry(&key).cloned()
+        index.entry(&key)
     });
     let Some(entry) = entry else {
         return (Vec::new(), None);

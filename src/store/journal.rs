@@ -1,9 +1,10 @@
 //! The journal: an append-only file of checked records from which the store's index is rebuilt at every start.
 //!
-//! Format 1: the line `retune journal 1`, then per record a `u32` length, the
+//! Format 2: the line `retune journal 2`, then per record a `u32` length, the
 //! first eight bytes of the blake3 of the payload, and the payload (postcard).
 //! A torn or damaged tail is cut off at the last good record and said so; a
-//! journal of a newer format is refused, never overwritten.
+//! journal of a newer format is refused, never overwritten. (Format 1 wrote
+//! digests as text; it is read, and rewritten when it is opened for writing.)
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
@@ -16,7 +17,8 @@ use super::object::{Entry, Key};
 use crate::files::{self, FileError, PathContext};
 use crate::hash::Digest;
 
-const MAGIC: &[u8] = b"retune journal 1\n";
+const MAGIC: &[u8] = b"retune journal 2\n";
+const FIRST_MAGIC: &[u8] = b"retune journal 1\n";
 const MAGIC_START: &[u8] = b"retune journal ";
 const HEAD: usize = 4 + 8;
 /// A record above this is damage, not data.
@@ -29,6 +31,15 @@ pub struct StepRef {
     pub pipeline: String,
     /// The step's name.
     pub step: String,
+}
+
+/// A step's pipeline and name, where they lie.
+type StepName<'a> = (&'a str, &'a str);
+
+impl StepRef {
+    fn as_ref(&self) -> StepName<'_> {
+        (&self.pipeline, &self.step)
+    }
 }
 
 /// One line of history.
@@ -46,6 +57,17 @@ pub enum Note {
     Lost(Key),
 }
 
+/// The beginning of a [`Note`] as it is written; behind that of
+/// [`Note::Finished`] the entry follows.
+#[derive(Deserialize)]
+enum Head<'a> {
+    Started(#[serde(borrow)] StepName<'a>, Key),
+    Finished(StepName<'a>, Key),
+    Restored(StepName<'a>, Key),
+    Failed(StepName<'a>, Key),
+    Lost(Key),
+}
+
 /// Where a step stands.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepState {
@@ -55,19 +77,41 @@ pub struct StepState {
     pub unfinished: Option<Key>,
 }
 
-/// What the journal says, for look-up.
+/// What the journal says, for look-up. Few of a long history's entries are
+/// asked for, so those that were read stay as they were written until then.
 #[derive(Debug, Default)]
 pub struct Index {
-    entries: HashMap<Key, Entry>,
+    /// The file that was read.
+    bytes: Vec<u8>,
+    entries: HashMap<Key, Place>,
     steps: HashMap<String, HashMap<String, StepState>>,
     /// Records read or written since the journal was last compacted.
     notes: usize,
 }
 
+/// Where an entry is.
+#[derive(Debug)]
+enum Place {
+    /// In the file that was read, in a record whose check fitted.
+    Written { at: usize, length: usize },
+    /// Here: it is new.
+    New(Entry),
+}
+
 impl Index {
     /// What the store holds under a key.
-    pub fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+    pub fn entry(&self, key: &Key) -> Option<Entry> {
+        self.read(self.entries.get(key)?)
+    }
+
+    /// What cannot be read counts as lost, and is made again.
+    fn read(&self, place: &Place) -> Option<Entry> {
+        match place {
+            Place::Written { at, length } => {
+                postcard::from_bytes(self.bytes.get(*at..)?.get(..*length)?).ok()
+            }
+            Place::New(entry) => Some(entry.clone()),
+        }
     }
 
     /// Where a step stands.
@@ -76,8 +120,9 @@ impl Index {
     }
 
     /// All entries.
-    pub fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter()
+    pub fn entries(&self) -> impl Iterator<Item = (&Key, Entry)> {
+        let entries = self.entries.iter();
+        entries.filter_map(|(key, place)| Some((key, self.read(place)?)))
     }
 
     /// Where every step stands, by pipeline and step.
@@ -107,31 +152,48 @@ impl Index {
 
     /// Takes note of what happened.
     pub fn apply(&mut self, note: Note) {
+        let head = match &note {
+            Note::Started(step, key) => Head::Started(step.as_ref(), *key),
+            Note::Finished(step, key, _) => Head::Finished(step.as_ref(), *key),
+            Note::Restored(step, key) => Head::Restored(step.as_ref(), *key),
+            Note::Failed(step, key) => Head::Failed(step.as_ref(), *key),
+            Note::Lost(key) => Head::Lost(*key),
+        };
+        self.apply_head(&head);
+        if let Note::Finished(_, key, entry) = note {
+            self.entries.insert(key, Place::New(entry));
+        }
+    }
+
+    /// All of a note but the entry.
+    fn apply_head(&mut self, head: &Head<'_>) {
         self.notes += 1;
-        match note {
-            Note::Started(step, key) => self.state(step).unfinished = Some(key),
-            Note::Failed(step, key) => self.state(step).unfinished = Some(key),
-            Note::Finished(step, key, entry) => {
-                self.entries.insert(key, entry);
-                self.make_current(step, key);
+        match *head {
+            Head::Started(step, key) | Head::Failed(step, key) => {
+                self.state(step).unfinished = Some(key);
             }
-            Note::Restored(step, key) => self.make_current(step, key),
-            Note::Lost(key) => {
+            Head::Finished(step, key) | Head::Restored(step, key) => {
+                *self.state(step) = StepState {
+                    current: Some(key),
+                    unfinished: None,
+                };
+            }
+            Head::Lost(key) => {
                 self.entries.remove(&key);
             }
         }
     }
 
-    fn make_current(&mut self, step: StepRef, key: Key) {
-        *self.state(step) = StepState {
-            current: Some(key),
-            unfinished: None,
-        };
-    }
-
-    fn state(&mut self, step: StepRef) -> &mut StepState {
-        let steps = self.steps.entry(step.pipeline).or_default();
-        steps.entry(step.step).or_default()
+    fn state(&mut self, (pipeline, step): StepName<'_>) -> &mut StepState {
+        // No name is copied that is there.
+        if !self.steps.contains_key(pipeline) {
+            self.steps.insert(pipeline.to_owned(), HashMap::new());
+        }
+        let steps = self.steps.get_mut(pipeline).expect("it is there by now");
+        if !steps.contains_key(step) {
+            steps.insert(step.to_owned(), StepState::default());
+        }
+        steps.get_mut(step).expect("it is there by now")
     }
 
     /// How long the shortest history is that leads to this index.
@@ -163,10 +225,10 @@ impl Index {
             pipeline: String::new(),
             step: String::new(),
         };
-        let entries: BTreeMap<_, _> = self.entries.iter().collect();
+        let entries: BTreeMap<_, _> = self.entries().collect();
         let mut notes: Vec<Note> = entries
             .into_iter()
-            .map(|(key, entry)| Note::Finished(nobody(), *key, entry.clone()))
+            .map(|(key, entry)| Note::Finished(nobody(), *key, entry))
             .collect();
         notes.extend(finished.into_iter().map(|(s, k)| Note::Restored(s, k)));
         notes.extend(later.into_iter().map(|(s, k)| Note::Started(s, k)));
@@ -201,22 +263,44 @@ pub struct Opened {
     pub cut: u64,
 }
 
-/// The index, and how many bytes at the start are good.
-fn replay(path: &Path, bytes: &[u8]) -> Result<(Index, usize), JournalError> {
+/// What the bytes of a journal came to.
+struct Replayed {
+    index: Index,
+    /// How many bytes at the start are good.
+    good: usize,
+    /// Whether they are of an older format.
+    old: bool,
+}
+
+fn replay(path: &Path, bytes: Vec<u8>) -> Result<Replayed, JournalError> {
     let mut index = Index::default();
-    if !bytes.starts_with(MAGIC) {
-        let whole_line = bytes.contains(&b'\n');
-        if bytes.starts_with(MAGIC_START) && whole_line {
-            return Err(JournalError::Newer(path.to_owned()));
-        }
-        return Ok((index, 0));
-    }
     let mut good = MAGIC.len();
-    while let Some((note, length)) = parse(&bytes[good..]) {
-        index.apply(note);
-        good += length;
+    let old = bytes.starts_with(FIRST_MAGIC);
+    if old {
+        while let Some((payload, length)) = record(&bytes[good..])
+            && let Some(note) = first::note(payload)
+        {
+            index.apply(note);
+            good += length;
+        }
+    } else if bytes.starts_with(MAGIC) {
+        while let Some((payload, length)) = record(&bytes[good..])
+            && let Ok((head, entry)) = postcard::take_from_bytes::<Head<'_>>(payload)
+        {
+            index.apply_head(&head);
+            if let Head::Finished(_, key) = head {
+                let (at, length) = (good + length - entry.len(), entry.len());
+                index.entries.insert(key, Place::Written { at, length });
+            }
+            good += length;
+        }
+    } else if bytes.starts_with(MAGIC_START) && bytes.contains(&b'\n') {
+        return Err(JournalError::Newer(path.to_owned()));
+    } else {
+        good = 0;
     }
-    Ok((index, good))
+    index.bytes = bytes;
+    Ok(Replayed { index, good, old })
 }
 
 impl Journal {
@@ -224,7 +308,7 @@ impl Journal {
     /// build lock. What a build is just appending may be missing.
     pub fn read(path: &Path) -> Result<Index, JournalError> {
         match files::read(path) {
-            Ok(bytes) => Ok(replay(path, &bytes)?.0),
+            Ok(bytes) => Ok(replay(path, bytes)?.index),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Index::default()),
             Err(e) => Err(e.into()),
         }
@@ -249,11 +333,11 @@ impl Journal {
             path: path.to_owned(),
             file,
         };
-        let (index, good) = replay(path, &bytes)?;
-        let cut = (bytes.len() - good) as u64;
+        let Replayed { index, good, old } = replay(path, bytes)?;
+        let cut = (index.bytes.len() - good) as u64;
         if cut > 0 {
             // Kept for whoever wants to know what was in it.
-            files::write_atomic(&path.with_extension("damaged"), &bytes)?;
+            files::write_atomic(&path.with_extension("damaged"), &index.bytes)?;
         }
         if cut > 0 || good == 0 {
             journal.cut_at(good)?;
@@ -264,7 +348,10 @@ impl Journal {
             index,
             cut,
         };
-        opened.compact_if_worth_it()?;
+        match old {
+            true => opened.journal.rewrite(&mut opened.index)?,
+            false => opened.compact_if_worth_it()?,
+        }
         Ok(opened)
     }
 
@@ -326,16 +413,64 @@ fn write_note(bytes: &mut Vec<u8>, note: &Note) {
     bytes.extend_from_slice(&payload);
 }
 
-/// The first record of `bytes` and its length, or nothing if it is not whole.
-fn parse(bytes: &[u8]) -> Option<(Note, usize)> {
+/// The payload of the first record of `bytes` and the record's length, or
+/// nothing if it is not whole.
+fn record(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let (head, rest) = bytes.split_at_checked(HEAD)?;
     let length = u32::from_le_bytes(head[..4].try_into().ok()?) as usize;
     let payload = rest.get(..length).filter(|_| length <= LONGEST)?;
-    if Digest::of(payload).prefix().to_le_bytes() != head[4..] {
-        return None;
+    let fits = Digest::of(payload).prefix().to_le_bytes() == head[4..];
+    fits.then_some((payload, HEAD + length))
+}
+
+/// Notes of format 1, whose digests are text.
+mod first {
+    use serde::Deserialize;
+
+    use super::{Note, StepRef};
+    use crate::store::object::{Artifact, Entry, Key, Output, Shape};
+
+    type Text<'a> = &'a str;
+    type OldOutput<'a> = (String, (Text<'a>, Shape, u64));
+
+    #[derive(Deserialize)]
+    enum Old<'a> {
+        Started(StepRef, #[serde(borrow)] Text<'a>),
+        Finished(StepRef, Text<'a>, (Vec<OldOutput<'a>>, Text<'a>, u64)),
+        Restored(StepRef, Text<'a>),
+        Failed(StepRef, Text<'a>),
+        Lost(Text<'a>),
     }
-    let note = postcard::from_bytes(payload).ok()?;
-    Some((note, HEAD + length))
+
+    pub(super) fn note(payload: &[u8]) -> Option<Note> {
+        let key = |text: Text<'_>| Some(Key(text.parse().ok()?));
+        Some(match postcard::from_bytes(payload).ok()? {
+            Old::Started(step, text) => Note::Started(step, key(text)?),
+            Old::Finished(step, text, (outputs, record, millis)) => {
+                let outputs: Option<_> = outputs.into_iter().map(output).collect();
+                let (outputs, record) = (outputs?, record.parse().ok()?);
+                let entry = Entry {
+                    outputs,
+                    record,
+                    millis,
+                };
+                Note::Finished(step, key(text)?, entry)
+            }
+            Old::Restored(step, text) => Note::Restored(step, key(text)?),
+            Old::Failed(step, text) => Note::Failed(step, key(text)?),
+            Old::Lost(text) => Note::Lost(key(text)?),
+        })
+    }
+
+    fn output((path, (digest, shape, size)): OldOutput<'_>) -> Option<Output> {
+        let digest = digest.parse().ok()?;
+        let artifact = Artifact {
+            digest,
+            shape,
+            size,
+        };
+        Some(Output { path, artifact })
+    }
 }
 
 #[cfg(test)]
@@ -388,8 +523,8 @@ mod tests {
 
     fn check(index: &Index) {
         let (a, b) = (Key(Digest::of(b"a")), Key(Digest::of(b"b")));
-        assert_eq!(index.entry(&a), Some(&entry("1")));
-        assert_eq!(index.entry(&b), Some(&entry("2")));
+        assert_eq!(index.entry(&a), Some(entry("1")));
+        assert_eq!(index.entry(&b), Some(entry("2")));
         assert_eq!(index.step("p", "x").unwrap().current, Some(a));
         assert_eq!(index.step("p", "y").unwrap().unfinished, Some(b));
         assert_eq!(index.step("p", "z"), None);
@@ -462,9 +597,59 @@ mod tests {
     fn a_newer_journal_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        fs::write(&path, "retune journal 2\nwhatever").unwrap();
+        fs::write(&path, "retune journal 3\nwhatever").unwrap();
         assert!(matches!(Journal::open(&path), Err(JournalError::Newer(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"retune journal 2\nwhatever");
+        assert_eq!(fs::read(&path).unwrap(), b"retune journal 3\nwhatever");
+    }
+
+    /// The notes as the first format wrote them.
+    fn in_format_1() -> Vec<u8> {
+        let old = |note: &Note| {
+            let text = |digest: &Digest| digest.to_string();
+            match note {
+                Note::Started(s, k) => postcard::to_stdvec(&(0u8, s, text(&k.0))),
+                Note::Finished(s, k, e) => {
+                    let output = |o: &Output| {
+                        let a = o.artifact;
+                        (o.path.clone(), (text(&a.digest), a.shape, a.size))
+                    };
+                    let outputs: Vec<_> = e.outputs.iter().map(output).collect();
+                    let entry = (outputs, text(&e.record), e.millis);
+                    postcard::to_stdvec(&(1u8, s, text(&k.0), entry))
+                }
+                Note::Restored(s, k) => postcard::to_stdvec(&(2u8, s, text(&k.0))),
+                Note::Failed(s, k) => postcard::to_stdvec(&(3u8, s, text(&k.0))),
+                Note::Lost(k) => postcard::to_stdvec(&(4u8, text(&k.0))),
+            }
+        };
+        let mut bytes = FIRST_MAGIC.to_vec();
+        for note in &notes() {
+            let payload = old(note).unwrap();
+            bytes.extend((payload.len() as u32).to_le_bytes());
+            bytes.extend(Digest::of(&payload).prefix().to_le_bytes());
+            bytes.extend(payload);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_journal_of_format_1_is_read_and_goes_on_in_format_2() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut bytes = in_format_1();
+        fs::write(&path, &bytes).unwrap();
+        check(&Journal::read(&path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), bytes, "reading touches nothing");
+        check(&Journal::open(&path).unwrap().index);
+        assert!(fs::read(&path).unwrap().starts_with(MAGIC));
+        check(&Journal::open(&path).unwrap().index);
+        let whole = bytes.len();
+        bytes.extend(b"half a rec");
+        fs::write(&path, &bytes).unwrap();
+        let opened = Journal::open(&path).unwrap();
+        assert_eq!(opened.cut, (bytes.len() - whole) as u64);
+        check(&opened.index);
+        check(&Journal::open(&path).unwrap().index);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl LocalStore {
 
     /// What is stored under a key.
     pub fn entry(&self, key: &Key) -> Option<Entry> {
-        self.with_index(|index| index.entry(key).cloned())
+        self.with_index(|index| index.entry(key))
     }
 
     /// Forgets results, and where steps stand, and compacts the journal;
