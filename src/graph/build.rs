@@ -505,6 +505,7 @@ fn assemble(
         seed: pipeline.seed,
         seed_source: pipeline.seed_source.clone(),
         pools: BTreeMap::new(),
+        outs: nodes.iter().filter_map(|node| node.out.clone()).collect(),
         nodes,
         order: order.order,
         by_name,

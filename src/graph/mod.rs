@@ -7,6 +7,7 @@
 mod build;
 mod check;
 mod hub;
+mod kept;
 mod layout;
 mod order;
 mod schema;
@@ -121,7 +122,7 @@ pub struct Node {
 
 /// A checked pipeline: steps without cycles, each input wired to something
 /// that exists in the pipeline or is outside of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Graph {
     /// The pipeline's name.
     pub name: PipelineName,
@@ -133,6 +134,9 @@ pub struct Graph {
     pub seed_source: ValueSource,
     /// The pools that steps may ask for, with their sizes.
     pub pools: BTreeMap<String, u64>,
+    /// The folders that steps name for their outputs, in the order of the
+    /// file, relative to the project root.
+    pub outs: Vec<String>,
     /// The steps in the order of the file.
     pub nodes: Vec<Node>,
     order: Vec<StepId>,
@@ -221,23 +225,12 @@ impl Graph {
 
     /// The targets and every step that they need.
     pub fn closure(&self, targets: impl IntoIterator<Item = StepId>) -> StepSet {
-        self.reach(targets, &self.upstream)
+        StepSet::reach(self.nodes.len(), targets, &self.upstream)
     }
 
     /// The given steps and every step that needs one of them.
     pub fn cone(&self, changed: impl IntoIterator<Item = StepId>) -> StepSet {
-        self.reach(changed, &self.downstream)
-    }
-
-    fn reach(&self, from: impl IntoIterator<Item = StepId>, links: &Links) -> StepSet {
-        let mut set = StepSet(vec![false; self.nodes.len()]);
-        let mut waiting: Vec<StepId> = from.into_iter().collect();
-        while let Some(id) = waiting.pop() {
-            if !std::mem::replace(&mut set.0[id.index()], true) {
-                waiting.extend_from_slice(links.of(id));
-            }
-        }
-        set
+        StepSet::reach(self.nodes.len(), changed, &self.downstream)
     }
 }
 
@@ -246,6 +239,18 @@ impl Graph {
 pub struct StepSet(Vec<bool>);
 
 impl StepSet {
+    /// Of a graph of so many steps the given ones and all that links lead to.
+    fn reach(steps: usize, from: impl IntoIterator<Item = StepId>, links: &Links) -> Self {
+        let mut set = StepSet(vec![false; steps]);
+        let mut waiting: Vec<StepId> = from.into_iter().collect();
+        while let Some(id) = waiting.pop() {
+            if !std::mem::replace(&mut set.0[id.index()], true) {
+                waiting.extend_from_slice(links.of(id));
+            }
+        }
+        set
+    }
+
     /// Whether a step is in the set.
     pub fn contains(&self, id: StepId) -> bool {
         self.0.get(id.index()).copied().unwrap_or(false)

@@ -33,6 +33,22 @@ impl Links {
         Links { ends, targets }
     }
 
+    /// The links among the steps at `kept`, which is sorted, as they are
+    /// numbered there.
+    pub(super) fn among(&self, kept: &[StepId]) -> Self {
+        let mut pairs = Vec::new();
+        for (new, id) in kept.iter().enumerate() {
+            let to = self.of(*id).iter().filter_map(|to| place(kept, *to));
+            pairs.extend(to.map(|to| (StepId::new(new), to)));
+        }
+        Links::new(kept.len(), &pairs)
+    }
+
+    /// Of how many steps these are the links.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     pub(super) fn of(&self, id: StepId) -> &[StepId] {
         let start = match id.index() {
             0 => 0,
@@ -40,6 +56,11 @@ impl Links {
         };
         &self.targets[start..self.ends[id.index()] as usize]
     }
+}
+
+/// The place of a step in a sorted list, as the number of a step there.
+pub(super) fn place(kept: &[StepId], id: StepId) -> Option<StepId> {
+    kept.binary_search(&id).ok().map(StepId::new)
 }
 
 /// The steps in an order in which they can run, and who needs whom.

@@ -175,13 +175,15 @@ fn build_shortly(
         }
         Looked::Changed(changed) => {
             let steps = snapshot.steps_of(&changed, &workspace.root, &stats);
-            let (store, loaded) = (
-                workspace.open_store()?,
-                workspace.load_with_origin(&options.overrides)?,
-            );
+            let loaded = workspace.load_part(snapshot.made_from, snapshot.text(), &steps);
+            let Some(loaded) = loaded else {
+                stats.save()?;
+                return Ok(None);
+            };
+            let store = workspace.open_store()?;
             store.0.stats().absorb(stats);
             let build = Build::new(workspace, &loaded, &store.0, options, asked);
-            let part = build.part(&snapshot, &steps).filter(|_| store.1.is_none());
+            let part = Part::of(&loaded.graph, &store.0, &steps).filter(|_| store.1.is_none());
             let Some(part) = part else {
                 store.0.stats().save()?;
                 return Ok(None);
@@ -419,14 +421,6 @@ impl<'a> Build<'a> {
             run: run_name(&workspace.cache),
             asked,
         }
-    }
-
-    /// The part of the graph that a change of these steps may reach; none
-    /// where the snapshot is not of this graph, or the part cannot be built
-    /// without the rest.
-    fn part(&self, snapshot: &Snapshot, changed: &[StepName]) -> Option<Part> {
-        let same = self.loaded.made_from == Some(snapshot.made_from);
-        Part::of(self.graph, self.store, changed).filter(|_| same)
     }
 
     /// Runs, and keeps the run's log; a log that cannot be kept is no reason

@@ -1,20 +1,20 @@
 //! The expanded graph of a pipeline file, kept under `cache/graphs/` so that a build that changes nothing need not parse TOML.
 //!
-//! Format 2: the line `retune graph 2`, the digest of everything that the
-//! graph was made from, the graph (postcard), and the first eight bytes of the
-//! blake3 of all that. A file that does not match in every respect is not
-//! there: the pipeline is parsed again and the file replaced. (Format 1 had no
-//! settings of steps and no pools.)
+//! Format 3: the line `retune graph 3`, the digest of everything that the
+//! graph was made from, the graph ([`Graph::to_bytes`]), and the first eight
+//! bytes of the blake3 of all that. A file that does not match in every respect
+//! is not there: the pipeline is parsed again and the file replaced. (Format 1
+//! had no settings of steps and no pools; of format 2 no part could be read.)
 
 use std::path::{Path, PathBuf};
 
 use crate::files::{self, Stat};
 use crate::graph::Graph;
 use crate::hash::{Digest, Encoder};
-use crate::pipeline::Overrides;
+use crate::pipeline::{Overrides, StepName};
 use crate::step::Registry;
 
-const MAGIC: &[u8] = b"retune graph 2\n";
+const MAGIC: &[u8] = b"retune graph 3\n";
 
 /// The place of one pipeline's graph, and what the graph must have been made from.
 pub(super) struct GraphCache {
@@ -27,11 +27,14 @@ impl GraphCache {
     /// `text`, in the store's folder `cache`; none where this program cannot
     /// tell itself from another one.
     pub(super) fn new(cache: &Path, identity: &Identity<'_>, text: &Digest) -> Option<Self> {
-        let stem = Path::new(identity.path).file_stem()?;
-        Some(GraphCache {
-            file: cache.join("graphs").join(stem),
-            made_from: identity.with_text(text)?,
-        })
+        Self::at(cache, identity.path, identity.with_text(text)?)
+    }
+
+    /// The cached graph of the pipeline file `path`, made from this.
+    pub(super) fn at(cache: &Path, path: &str, made_from: Digest) -> Option<Self> {
+        let stem = Path::new(path).file_stem()?;
+        let file = cache.join("graphs").join(stem);
+        Some(GraphCache { file, made_from })
     }
 
     /// The digest of everything that the graph is made from.
@@ -41,6 +44,16 @@ impl GraphCache {
 
     /// The graph, if it is there, whole, and made from the same.
     pub(super) fn read(&self) -> Option<Graph> {
+        self.read_with(Graph::from_bytes)
+    }
+
+    /// Of the graph what a change of the named steps may reach, see
+    /// [`Graph::part_from_bytes`].
+    pub(super) fn read_part(&self, named: &[StepName]) -> Option<Graph> {
+        self.read_with(|bytes| Graph::part_from_bytes(bytes, named))
+    }
+
+    fn read_with(&self, read: impl FnOnce(&[u8]) -> Option<Graph>) -> Option<Graph> {
         let bytes = std::fs::read(&self.file).ok()?;
         let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(8)?)?;
         let graph = body.strip_prefix(MAGIC)?;
@@ -48,14 +61,14 @@ impl GraphCache {
         if Digest::of(body).prefix().to_le_bytes() != check {
             return None;
         }
-        postcard::from_bytes(graph).ok()
+        read(graph)
     }
 
     /// Keeps a graph that was made without a warning. Where there is no store
     /// yet, or it cannot be written to, the graph is merely not kept.
     pub(super) fn write(&self, graph: &Graph) {
         let store = self.file.parent().and_then(Path::parent);
-        let Ok(graph) = postcard::to_stdvec(graph) else {
+        let Some(graph) = graph.to_bytes() else {
             return;
         };
         if !store.is_some_and(Path::is_dir) {
@@ -119,6 +132,7 @@ impl Identity<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{InputRef, Node, Origin, StepId};
     use crate::pipeline::Source;
     use crate::step::{Context, FieldError, InPort, OutPort, PortType, Step, StepError};
     use schemars::JsonSchema;
@@ -222,6 +236,69 @@ mod tests {
     fn a_kept_graph_is_the_graph() {
         let space = Space::new();
         assert_eq!(space.same().read(), Some(space.graph));
+    }
+
+    /// Steps of which each copies an earlier one or a file, into a folder of
+    /// its own every now and then.
+    fn random_text(numbers: &[u32]) -> String {
+        let step = |(at, &n): (usize, &u32)| {
+            let from = match at as u32 {
+                earlier if earlier > 0 && n % 4 > 0 => format!("@s{}", n / 4 % earlier),
+                _ => format!("in/{n}"),
+            };
+            let out = match n % 7 {
+                0 => format!("out = 'kept/s{at}'\n"),
+                _ => String::new(),
+            };
+            format!("[steps.s{at}]\nuses = 'copy'\nfrom = '{from}'\ntimes = {n}\n{out}")
+        };
+        numbers.iter().enumerate().map(step).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_part_says_of_its_steps_what_the_whole_says(
+            numbers in proptest::collection::vec(0u32..1000, 1..30),
+            changed in proptest::collection::vec(0usize..30, 1..4),
+        ) {
+            let none = Overrides::default();
+            let (whole, _) = Graph::load(source(&random_text(&numbers)), &none, &registry::<1>()).unwrap();
+            let bytes = whole.to_bytes().unwrap();
+            assert_eq!(Graph::from_bytes(&bytes).as_ref(), Some(&whole));
+            let changed = changed.iter().map(|at| at % numbers.len());
+            let changed: Vec<StepName> = changed.map(|at| whole.nodes[at].name.clone()).collect();
+            let part = Graph::part_from_bytes(&bytes, &changed).unwrap();
+            let cone = |graph: &Graph| {
+                let ids = changed.iter().map(|name| graph.find(name).unwrap());
+                let cone = graph.cone(ids.collect::<Vec<_>>());
+                let order = graph.order().iter().copied();
+                order.filter(|id| cone.contains(*id)).collect::<Vec<_>>()
+            };
+            let reached = cone(&whole);
+            let names = |graph: &Graph, ids: &[StepId]| {
+                let name = |id: &StepId| graph.node(*id).name.clone();
+                ids.iter().map(name).collect::<Vec<_>>()
+            };
+            assert_eq!(names(&part, &cone(&part)), names(&whole, &reached));
+            for id in reached {
+                let (here, there) = (whole.node(id), part.find(&whole.node(id).name).unwrap());
+                assert_eq!(names(&part, part.dependencies(there)), names(&whole, whole.dependencies(id)));
+                assert_eq!(names(&part, part.dependents(there)), names(&whole, whole.dependents(id)));
+                let from = |graph: &Graph, input: &InputRef| match &input.from {
+                    Origin::Step { step, output } => {
+                        (graph.node(*step).name.to_string(), graph.node(*step).outputs[*output].clone())
+                    }
+                    other => (format!("{other:?}"), OutPort::new("none", PortType::File, "none")),
+                };
+                let same = here.inputs.iter().map(|input| from(&whole, input));
+                assert!(same.eq(part.node(there).inputs.iter().map(|input| from(&part, input))));
+                let bare = |node: &Node| Node { inputs: Vec::new(), ..node.clone() };
+                assert_eq!(bare(part.node(there)), bare(here));
+            }
+            assert_eq!((&part.outs, &part.pools), (&whole.outs, &whole.pools));
+            let unknown = [changed[0].clone(), "x".parse().unwrap()];
+            assert_eq!(Graph::part_from_bytes(&bytes, &unknown), None);
+        }
     }
 
     #[test]

@@ -408,11 +408,7 @@ const GLOB: u32 = 1 << 31;
 
 impl<'a> Roots<'a> {
     fn new(build: &'a Build<'a>) -> Self {
-        let outs = build
-            .graph
-            .nodes
-            .iter()
-            .filter_map(|node| node.out.as_ref());
+        let outs = build.graph.outs.iter();
         let cache = build.relative(&build.workspace.cache);
         Roots {
             build,
@@ -625,6 +621,11 @@ impl Snapshot {
             }
         }
         others
+    }
+
+    /// The digest of the pipeline file's text.
+    pub fn text(&self) -> Digest {
+        self.row.known(self.roots[0].at as usize).digest
     }
 
     /// The digest of the lock file as it was.

@@ -152,6 +152,31 @@ impl Workspace {
         Ok(loaded(graph, warnings))
     }
 
+    /// Of the graph that was made from `made_from`, the pipeline file's text
+    /// among it, what a change of the named steps may reach; none where it is
+    /// not in the cache.
+    pub(super) fn load_part(
+        &self,
+        made_from: Digest,
+        text: Digest,
+        named: &[StepName],
+    ) -> Option<Loaded> {
+        let path = self.shown_pipeline();
+        let cache = GraphCache::at(&self.cache, &path, made_from)?;
+        let graph = cache.read_part(named)?;
+        let source = Source {
+            path,
+            text: String::new(),
+        };
+        Some(Loaded {
+            graph,
+            // A graph with warnings is not kept.
+            warnings: Diagnostics::new(source, Vec::new()),
+            text,
+            made_from: Some(made_from),
+        })
+    }
+
     /// The pipeline file as messages name it.
     pub(super) fn shown_pipeline(&self) -> String {
         self.pipeline.display().to_string()

@@ -160,7 +160,7 @@ impl<'a> Planner<'a> {
     /// A planner that knows of no step's outputs yet.
     pub fn new(graph: &'a Graph, around: Surroundings<'a>) -> Self {
         let cache = files::relative(around.cache, around.root).to_owned();
-        let outs = graph.nodes.iter().filter_map(|node| node.out.as_ref());
+        let outs = graph.outs.iter();
         Planner {
             graph,
             around,
