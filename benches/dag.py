@@ -21,12 +21,15 @@ What is measured, in rounds in which the tools take turns at going first:
   touch    the time of one source changed, its bytes did not
   cutoff   one source changed where the first step does not look (shape cutoff only)
   change   one source changed
+A full build runs in a copy of the folder that is as new as it can be: a file system may
+be slow in making files where many were removed a moment ago, as ext4 without a journal is.
 A retune that has just built does not trust digests of files that changed within the
 clock's granularity of being hashed: it is run until its stat cache settles before the
 no-ops are measured. CPU is user + sys of the tool and all its children (wait4), the
 figures are medians. Prints Markdown.
 """
 import argparse
+import itertools
 import os
 import platform
 import re
@@ -68,8 +71,8 @@ def convert(folder):
 class Tool:
     """A build tool in a folder."""
 
-    def __init__(self, name, argv, count, state):
-        self.name, self.argv, self.count, self.state = name, argv, count, state
+    def __init__(self, name, argv, count):
+        self.name, self.argv, self.count = name, argv, count
 
     def run(self, folder):
         """Runs it; gives (CPU ms, wall ms, steps run, peak MiB)."""
@@ -86,12 +89,6 @@ class Tool:
             sys.exit(f"{self.name} failed in {folder}:\n{text[-2000:]}")
         cpu = usage.ru_utime + usage.ru_stime
         return cpu * 1e3, wall * 1e3, self.count(text), usage.ru_maxrss / 1024
-
-    def forget(self, folder):
-        """Removes everything it has made."""
-        for name in self.state:
-            path = f"{folder}/{name}"
-            shutil.rmtree(path) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
 
 
 def ninja_count(text):
@@ -145,20 +142,18 @@ def measure(folder, shape, tools, full_rounds, rounds):
     found = {}
 
     def note(phase, tool):
-        os.makedirs(f"{folder}/out", exist_ok=True)
         found.setdefault((phase, tool.name), []).append(tool.run(folder))
 
+    shell = Tool("sh", ["sh", "all.sh"], lambda _: 0)
     for number in range(full_rounds):
-        for tool in in_turns(tools, number):
-            tool.forget(folder)
-            note("full", tool)
-    shell = Tool("sh", ["sh", "all.sh"], lambda _: 0, ["out"])
-    for _ in range(full_rounds):
-        # Into a folder of its own: ninja's outputs keep their times.
-        os.rename(f"{folder}/out", f"{folder}/out.ninja")
-        note("full", shell)
-        shell.forget(folder)
-        os.rename(f"{folder}/out.ninja", f"{folder}/out")
+        for tool in in_turns([*tools, shell], number):
+            fresh = f"{folder}.{tool.name}{number}"
+            shutil.copytree(folder, fresh)
+            os.makedirs(f"{fresh}/out", exist_ok=True)
+            found.setdefault(("full", tool.name), []).append(tool.run(fresh))
+    for tool in tools:
+        os.makedirs(f"{folder}/out", exist_ok=True)
+        tool.run(folder)
     for phase, prepare in phases(shape).items():
         settle(tools[1], folder)
         for tool in tools:
@@ -213,6 +208,7 @@ def main():
     parser.add_argument("--generator", required=True, help="the generator of graphs")
     parser.add_argument("--ninja", default="ninja")
     parser.add_argument("--retune", default="target/release/retune")
+    parser.add_argument("--folder", help="where the graphs are made; /tmp if it is not given")
     parser.add_argument("--shapes", default="layered,cutoff,wide")
     parser.add_argument("--sizes", default="100,1000,10000")
     parser.add_argument("--rounds", type=int, default=9, help="of the incremental builds")
@@ -223,24 +219,25 @@ def main():
         sys.exit("failed to find " + (args.retune if ninja else args.ninja))
     ninja, retune = os.path.abspath(ninja), os.path.abspath(retune)
     tools = [
-        Tool("ninja", [ninja, "-j", JOBS], ninja_count, [".ninja_log", ".ninja_deps", "out"]),
-        Tool("retune", [retune, "build", "--jobs", JOBS], retune_count, ["cache", "pipelines/dag.lock"]),
+        Tool("ninja", [ninja, "-j", JOBS], ninja_count),
+        Tool("retune", [retune, "build", "--jobs", JOBS], retune_count),
     ]
     print(f"ninja {version([ninja, '--version'])}, {version([retune, '--version'])}, "
           f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}\n")
     show(HEAD)
     show(["---"] * 3 + ["---:"] * (len(HEAD) - 3))
     notes = []
-    for shape in args.shapes.split(","):
-        for n in map(int, args.sizes.split(",")):
-            with tempfile.TemporaryDirectory(prefix="retune-dag-") as folder:
-                command = [sys.executable, args.generator, folder, "--shape", shape, "--n", str(n)]
-                subprocess.run([*command, "--formats", "ninja,toml,sh"], check=True)
-                convert(folder)
-                found = measure(folder, shape, tools, 1 if n >= 10000 else args.full_rounds, args.rounds)
-                for row in rows(shape, n, found):
-                    show(row)
-                notes.append(f"- {shape}, {n:,} steps: {overhead(n, found)}")
+    # All is removed at the very end, see above.
+    with tempfile.TemporaryDirectory(prefix="retune-dag-", dir=args.folder) as parent:
+        for shape, n in itertools.product(args.shapes.split(","), map(int, args.sizes.split(","))):
+            folder = f"{parent}/{shape}{n}"
+            command = [sys.executable, args.generator, folder, "--shape", shape, "--n", str(n)]
+            subprocess.run([*command, "--formats", "ninja,toml,sh"], check=True)
+            convert(folder)
+            found = measure(folder, shape, tools, 1 if n >= 10000 else args.full_rounds, args.rounds)
+            for row in rows(shape, n, found):
+                show(row)
+            notes.append(f"- {shape}, {n:,} steps: {overhead(n, found)}")
     print("\nFull builds:\n\n" + "\n".join(notes))
 
 

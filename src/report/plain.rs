@@ -31,9 +31,14 @@ impl<W: Write> Plain<W> {
         }
     }
 
-    fn line(&mut self, line: &str) {
-        // A reader that has gone must not stop the run.
-        let _ = writeln!(self.out, "{line}");
+    /// In one piece, so that others who write there do not get in between.
+    fn lines(&mut self, lines: &[String]) {
+        let mut text = lines.join("\n");
+        if !lines.is_empty() {
+            text.push('\n');
+            // A reader that has gone must not stop the run.
+            let _ = self.out.write_all(text.as_bytes());
+        }
     }
 }
 
@@ -53,13 +58,12 @@ impl<W: Write> Sink for Plain<W> {
                     *last = now;
                     let text = paint(self.words.palette().dim, progress(far));
                     let line = format!("  {}  {text}", self.words.name(step));
-                    self.line(&line);
+                    self.lines(&[line]);
                 }
             }
             _ => {}
         }
-        for line in self.words.lines(event) {
-            self.line(&line);
-        }
+        let lines = self.words.lines(event);
+        self.lines(&lines);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -165,7 +165,6 @@ impl LocalStore {
 
     fn take_file(&self, path: &Path, artifact: &Artifact) -> Result<(), StoreError> {
         let object = self.object_path(&artifact.digest);
-        self.stats.forget(path);
         if self.intact(&artifact.digest) {
             // It may come from a run that was killed before it was durable.
             self.fresh_object(object);
@@ -220,11 +219,19 @@ impl LocalStore {
             return Ok(());
         }
         let parent = object.parent().unwrap_or(&self.objects);
-        files::create_dir(parent)?;
         let n = self.temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = parent.join(format!(".new-{}-{n}", std::process::id()));
-        files::write(&temporary, bytes)?;
-        fs::set_permissions(&temporary, Permissions::from_mode(0o444)).on("protect", &temporary)?;
+        let mut file = match files::create(&temporary) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                files::create_dir(parent)?;
+                files::create(&temporary)?
+            }
+            other => other?,
+        };
+        file.write_all(bytes).on("write", &temporary)?;
+        let mode = Permissions::from_mode(0o444);
+        file.set_permissions(mode).on("protect", &temporary)?;
+        drop(file);
         fs::rename(&temporary, &object).on("store", &object)?;
         Ok(self.stats.vouch(&object, digest)?)
     }
@@ -328,12 +335,14 @@ impl LocalStore {
 
 impl Store for LocalStore {
     fn take(&self, path: &Path) -> Result<Artifact, StoreError> {
+        if !fs::symlink_metadata(path).on("read", path)?.is_dir() {
+            let artifact = self.stats.content_of_unseen(path)?;
+            self.take_file(path, &artifact)?;
+            return Ok(artifact);
+        }
         refuse_links(path)?;
         let artifact = self.stats.content(path)?;
-        match artifact.shape {
-            Shape::Folder => self.take_folder(path, &self.stats.listing(path)?)?,
-            Shape::File | Shape::Executable => self.take_file(path, &artifact)?,
-        }
+        self.take_folder(path, &self.stats.listing(path)?)?;
         Ok(artifact)
     }
 

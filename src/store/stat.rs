@@ -134,6 +134,20 @@ impl StatCache {
         Ok(known.artifact())
     }
 
+    /// The content of a file that was written a moment ago, of which nothing
+    /// can be known, and of which nobody will ask again.
+    pub(super) fn content_of_unseen(&self, path: &Path) -> Result<Artifact, ContentError> {
+        let stat = Stat::of(path).on("read", path)?;
+        if !stat.is_file() {
+            return Err(ContentError::Special(path.to_owned()));
+        }
+        let name = path.as_os_str().as_bytes();
+        match hash_at(CWD, name, &stat, &mut Vec::new()).on("read", path)? {
+            Hashed::Changed => Err(ContentError::Changed(path.to_owned())),
+            Hashed::Known(known) => Ok(known.artifact()),
+        }
+    }
+
     /// Like [`StatCache::content`]; `listed` is given the digest and the bytes
     /// of the listing of every folder, each after those inside of it.
     pub fn content_listed(
