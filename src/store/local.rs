@@ -365,12 +365,13 @@ impl Store for LocalStore {
         let temporary = folder.join(temporary_name(path));
         files::remove(&temporary)?;
         self.place_new(artifact, &temporary)?;
+        // Seen before it is where somebody may edit it.
+        let listing = |digest: &Digest| -> Result<Listing, StoreError> {
+            Ok(Listing::from_bytes(&self.get(digest)?, *digest)?)
+        };
+        let row = StatCache::made(&temporary, path, artifact, &listing)?;
         let old = replace(&temporary, path)?;
-        // At once: what somebody edits from here on must not be taken for this.
-        match artifact.shape {
-            Shape::Folder => self.learn_folder(&artifact.digest, path)?,
-            Shape::File | Shape::Executable => self.stats.learn(path, artifact.digest)?,
-        }
+        self.stats.learn_row(path, row, true);
         match old {
             Some(old) => Ok(files::remove(&old)?),
             None => Ok(()),
@@ -415,16 +416,6 @@ impl Store for LocalStore {
         let journal = log.journal.as_mut().ok_or(StoreError::ReadOnly)?;
         journal.append(&waiting)?;
         Ok(journal.sync()?)
-    }
-}
-
-impl LocalStore {
-    /// Notes the digests of the files of a folder that was just put in place.
-    fn learn_folder(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
-        let listing = |digest: &Digest| -> Result<Listing, StoreError> {
-            Ok(Listing::from_bytes(&self.get(digest)?, *digest)?)
-        };
-        self.stats.learn_folder(path, digest, &listing)
     }
 }
 
