@@ -505,6 +505,7 @@ fn assemble(
         seed: pipeline.seed,
         seed_source: pipeline.seed_source.clone(),
         pools: BTreeMap::new(),
+        hard_links: pipeline.hard_links,
         nodes,
         order: order.order,
         by_name,

@@ -133,6 +133,8 @@ pub struct Graph {
     pub seed_source: ValueSource,
     /// The pools that steps may ask for, with their sizes.
     pub pools: BTreeMap<String, u64>,
+    /// Whether large outputs in place are the files of the store.
+    pub hard_links: bool,
     /// The steps in the order of the file.
     pub nodes: Vec<Node>,
     order: Vec<StepId>,

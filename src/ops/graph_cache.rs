@@ -1,10 +1,10 @@
 //! The expanded graph of a pipeline file, kept under `cache/graphs/` so that a build that changes nothing need not parse TOML.
 //!
-//! Format 2: the line `retune graph 2`, the digest of everything that the
+//! Format 3: the line `retune graph 3`, the digest of everything that the
 //! graph was made from, the graph (postcard), and the first eight bytes of the
 //! blake3 of all that. A file that does not match in every respect is not
 //! there: the pipeline is parsed again and the file replaced. (Format 1 had no
-//! settings of steps and no pools.)
+//! settings of steps and no pools, format 2 no `hard_links`.)
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::hash::{Digest, Encoder};
 use crate::pipeline::Overrides;
 use crate::step::Registry;
 
-const MAGIC: &[u8] = b"retune graph 2\n";
+const MAGIC: &[u8] = b"retune graph 3\n";
 
 /// The place of one pipeline's graph, and what the graph must have been made from.
 pub(super) struct GraphCache {
