@@ -484,7 +484,8 @@ fn an_override_of_nothing() {
     exit 3
     error: --set step.a.run: nothing has that name
      |
-     = help: one can set steps.NAME.FIELD, params.NAME and pipeline.seed
+     = help: one can set steps.NAME.FIELD, params.NAME, pipeline.seed and
+             pipeline.hard_links
     ");
 }
 

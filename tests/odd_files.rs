@@ -448,6 +448,70 @@ fn a_store_without_hard_links_and_shared_blocks() {
     assert_eq!(space.built(&[]).total("up_to_date"), 1);
 }
 
+/// An output, and one in a folder, are edited in the moment in which the build
+/// has put them in place and has not yet gone on: to text of the same size.
+#[test]
+fn an_edit_right_after_an_output_was_put_in_place() {
+    if !support::has_strace() {
+        return;
+    }
+    let space = Space::new(
+        r#"
+        [steps.file]
+        uses = "command"
+        run = "cat ${inputs.text} > one"
+        inputs = { text = "data/text" }
+        outputs = { one = "one" }
+
+        [steps.folder]
+        uses = "command"
+        run = "mkdir d; cat ${inputs.text} > d/two"
+        inputs = { text = "data/text" }
+        outputs = { d = "d/" }
+        "#,
+    );
+    let outputs = ["cache/out/main/file/one", "cache/out/main/folder/d/two"];
+    for text in ["text\n", "more\n"] {
+        space.write("data/text", text);
+        let mut command = Command::new("strace");
+        command.args(["-f", "--quiet=all", "-o", "/dev/null", "-e"]);
+        // Moving returns late: the file is there and the build not yet on.
+        command.arg("inject=rename,renameat,renameat2:delay_exit=200000");
+        command.arg(support::program()).arg("build");
+        command
+            .current_dir(space.path(""))
+            .stdin(std::process::Stdio::null());
+        std::thread::scope(|scope| {
+            for path in outputs.map(|path| space.path(path)) {
+                scope.spawn(move || {
+                    support::wait_for("the output", || {
+                        let made = fs::read_to_string(&path).ok();
+                        made.filter(|made| made == text)
+                    });
+                    edit_in_place(&path, "edit\n");
+                });
+            }
+            let run = Run::of(&mut command);
+            assert_eq!(run.code, Some(0), "{run}");
+        });
+        for path in outputs {
+            assert_eq!(space.read(path), "edit\n", "edited during the build");
+        }
+        assert_eq!(space.built(&[]).total("restored"), 2, "{text}");
+        for path in outputs {
+            assert_eq!(space.read(path), text);
+        }
+    }
+}
+
+/// Writes into the file itself, with the rights it has afterwards.
+fn edit_in_place(path: &Path, text: &str) {
+    let rights = fs::metadata(path).unwrap().permissions();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, rights).unwrap();
+}
+
 #[test]
 fn a_pipeline_without_steps() {
     let space = Space::new("[pipeline]\nname = 'empty'\n");

@@ -45,6 +45,8 @@ fn stats_text(stats: &ops::CacheStats) -> String {
             count(stats.results, "result")
         ),
     );
+    let note = format!("outputs, {} of it copies of objects", bytes(stats.copies));
+    line("in place", stats.in_place, note);
     line("garbage", stats.garbage, "`retune gc` would free".into());
     let note = format!(
         "{}, {} when compacted",
@@ -191,6 +193,8 @@ mod tests {
             kinds: vec![group("lora.train", 2, 4 << 20), group("command", 38, 1000)],
             steps: Vec::new(),
             ages: vec![group("today", 40, 5 << 20)],
+            in_place: 7 << 20,
+            copies: 6 << 20,
             garbage: 2048,
             journal_bytes: 8000,
             journal_notes: 90,
@@ -201,6 +205,7 @@ mod tests {
         insta::assert_snapshot!(stats_text(&stats), @"
         objects       5.0 MiB  120 objects
         results       9.0 MiB  40 results, if none shared anything
+        in place      7.0 MiB  outputs, 6.0 MiB of it copies of objects
         garbage       2.0 KiB  `retune gc` would free
         journal       7.8 KiB  90 records, 60 when compacted
         logs             17 B

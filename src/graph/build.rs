@@ -506,6 +506,7 @@ fn assemble(
         seed_source: pipeline.seed_source.clone(),
         pools: BTreeMap::new(),
         outs: nodes.iter().filter_map(|node| node.out.clone()).collect(),
+        hard_links: pipeline.hard_links,
         nodes,
         order: order.order,
         by_name,

@@ -9,11 +9,11 @@ use super::order::{Links, place};
 use super::{Graph, Node, Origin, StepId, StepSet};
 use crate::pipeline::{PipelineName, StepName, ValueSource};
 
-/// Name, description, seed and where it comes from, pools, output folders;
-/// order, order by name, upstream, downstream; where each step ends.
+/// Name, description, seed and where it comes from; pools, output folders, hard
+/// links; order, order by name, upstream, downstream; where each step ends.
 type Outline = (
     (PipelineName, String, u64, ValueSource),
-    (BTreeMap<String, u64>, Vec<String>),
+    (BTreeMap<String, u64>, Vec<String>, bool),
     (Vec<StepId>, Vec<StepId>, Links, Links),
     Vec<u32>,
 );
@@ -36,7 +36,7 @@ impl Graph {
         }
         let outline = (
             (&self.name, &self.description, self.seed, &self.seed_source),
-            (&self.pools, &self.outs),
+            (&self.pools, &self.outs, self.hard_links),
             (&self.order, &self.by_name, &self.upstream, &self.downstream),
             ends,
         );
@@ -50,7 +50,8 @@ impl Graph {
         let kept = Kept::from_bytes(bytes)?;
         let ids = (0..kept.outline.3.len()).map(StepId::new);
         let nodes = ids.map(|id| kept.node(id)).collect::<Option<_>>()?;
-        let ((name, description, seed, seed_source), (pools, outs), links, _) = kept.outline;
+        let ((name, description, seed, seed_source), (pools, outs, hard_links), links, _) =
+            kept.outline;
         let (order, by_name, upstream, downstream) = links;
         Some(Graph {
             name,
@@ -59,6 +60,7 @@ impl Graph {
             seed_source,
             pools,
             outs,
+            hard_links,
             nodes,
             order,
             by_name,
@@ -87,7 +89,8 @@ impl Graph {
             }
             nodes.push(node);
         }
-        let ((name, description, seed, seed_source), (pools, outs), links, _) = kept.outline;
+        let ((name, description, seed, seed_source), (pools, outs, hard_links), links, _) =
+            kept.outline;
         let (order, by_name, upstream, downstream) = links;
         let among = |ids: Vec<StepId>| ids.iter().filter_map(|id| place(&part, *id)).collect();
         Some(Graph {
@@ -97,6 +100,7 @@ impl Graph {
             seed_source,
             pools,
             outs,
+            hard_links,
             nodes,
             order: among(order),
             by_name: among(by_name),

@@ -137,6 +137,8 @@ pub struct Graph {
     /// The folders that steps name for their outputs, in the order of the
     /// file, relative to the project root.
     pub outs: Vec<String>,
+    /// Whether large outputs in place are the files of the store.
+    pub hard_links: bool,
     /// The steps in the order of the file.
     pub nodes: Vec<Node>,
     order: Vec<StepId>,

@@ -76,6 +76,12 @@ fn header() -> Value {
                 "default": 0,
             },
             "pools": super::build::pools_schema(),
+            "hard_links": {
+                "description": "Whether large outputs in place are the files of the store, \
+                                which saves room and leaves nobody a second copy.",
+                "type": "boolean",
+                "default": false,
+            },
         },
         "additionalProperties": false,
     })

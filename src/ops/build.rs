@@ -411,6 +411,7 @@ impl<'a> Build<'a> {
         options: &'a BuildOptions,
         asked: Asked<'a>,
     ) -> Self {
+        store.use_hard_links(loaded.graph.hard_links);
         Build {
             workspace,
             loaded,

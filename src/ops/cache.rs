@@ -11,9 +11,13 @@ use serde::Serialize;
 use super::gc::{GcOptions, StoredResult, gc, inside, size_below};
 use super::{OpsError, Workspace};
 use crate::event::Sink;
+use crate::files::Stat;
+use crate::graph::{Graph, Node};
 use crate::hash::Digest;
 use crate::pipeline::Overrides;
-use crate::store::{Artifact, Key, Listing, LocalStore, Shape, StatCache, Store, StoreError, walk};
+use crate::store::{
+    Artifact, Key, Listing, LocalStore, Output, Shape, StatCache, Store, StoreError, walk,
+};
 
 /// How much the store holds of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -32,6 +36,11 @@ pub struct CacheStats {
     pub steps: Vec<Group>,
     /// By the time since they were made: a day, a week, a month, longer.
     pub ages: Vec<Group>,
+    /// Bytes of the outputs in place, of all pipelines of the project.
+    pub in_place: u64,
+    /// Of these, the bytes that are copies of objects: they take the room a
+    /// second time, unless the file system shares the blocks.
+    pub copies: u64,
     /// Bytes that `gc` would free.
     pub garbage: u64,
     /// Bytes of the journal.
@@ -91,6 +100,7 @@ pub fn stats(
         result.made.as_ref().map_or_else(unknown, name)
     };
     let by = |name: &dyn Fn(&StoredResult) -> String| groups(&store, &results, name);
+    let (in_place, copies) = in_place(workspace, &store, overrides);
     let mut ages = by(&|result| age(now_ms.saturating_sub(result.started_ms())).to_owned());
     ages.sort_by_key(|group| AGES.iter().position(|(_, name)| *name == group.name));
     Ok(CacheStats {
@@ -101,6 +111,8 @@ pub fn stats(
         kinds: by(&|result| made(result, &|made| made.manifest.kind.clone())),
         steps: by(&|result| made(result, &|made| format!("{}/{}", made.pipeline, made.step))),
         ages,
+        in_place,
+        copies,
         garbage: garbage.map_or(0, |report| report.bytes()),
         journal_bytes: size_below(&workspace.cache.join("journal")),
         journal_notes,
@@ -155,6 +167,51 @@ fn groups(
     let mut groups: Vec<Group> = found.into_iter().map(group).collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.bytes));
     groups
+}
+
+/// The bytes of the outputs in place, and of those that are files of their own
+/// beside the object with the same content.
+fn in_place(workspace: &Workspace, store: &LocalStore, overrides: &Overrides) -> (u64, u64) {
+    let (mut all, mut copies) = (0, 0);
+    let mut count = |path: &Path, artifact: Artifact| {
+        let Ok(stat) = Stat::of(path) else { return };
+        if !stat.is_file() || stat.size != artifact.size {
+            return;
+        }
+        all += stat.size;
+        let object = Stat::of(&store.object_path(&artifact.digest));
+        let is_copy = |object: Stat| (object.dev, object.ino) != (stat.dev, stat.ino);
+        copies += stat.size * u64::from(object.is_ok_and(is_copy));
+    };
+    for pipeline in workspace.siblings() {
+        // The outputs of a pipeline that is broken at the moment are not counted.
+        let Ok((graph, _)) = pipeline.load(overrides) else {
+            continue;
+        };
+        for node in &graph.nodes {
+            let folder = workspace.output_folder(&graph, node);
+            for output in current_outputs(store, &graph, node) {
+                let place = folder.join(&output.path);
+                walk(store, &output.artifact, &mut |path, artifact| match path
+                    .as_os_str()
+                    .is_empty()
+                {
+                    true => count(&place, artifact),
+                    false => count(&place.join(path), artifact),
+                });
+            }
+        }
+    }
+    (all, copies)
+}
+
+/// The outputs of the result that a step stands at.
+fn current_outputs(store: &LocalStore, graph: &Graph, node: &Node) -> Vec<Output> {
+    store.with_index(|index| {
+        let state = index.step(graph.name.as_str(), node.name.as_str());
+        let entry = state.and_then(|state| index.entry(&state.current?));
+        entry.map_or(Vec::new(), |entry| entry.outputs.clone())
+    })
 }
 
 /// How to check the store.

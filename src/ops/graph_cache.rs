@@ -4,7 +4,8 @@
 //! graph was made from, the graph ([`Graph::to_bytes`]), and the first eight
 //! bytes of the blake3 of all that. A file that does not match in every respect
 //! is not there: the pipeline is parsed again and the file replaced. (Format 1
-//! had no settings of steps and no pools; of format 2 no part could be read.)
+//! had no settings of steps and no pools; of format 2, which had no
+//! `hard_links`, no part could be read.)
 
 use std::path::{Path, PathBuf};
 

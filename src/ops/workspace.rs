@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::OpsError;
 use super::graph_cache::{GraphCache, Identity};
 use crate::files;
-use crate::graph::{Graph, StepId};
+use crate::graph::{Graph, Node, StepId};
 use crate::hash::Digest;
 use crate::pipeline::{Address, Cell, Diagnostics, Overrides, Source, StepName};
 use crate::step::Registry;
@@ -180,6 +180,17 @@ impl Workspace {
     /// The pipeline file as messages name it.
     pub(super) fn shown_pipeline(&self) -> String {
         self.pipeline.display().to_string()
+    }
+
+    /// Where the outputs of a step appear.
+    pub(super) fn output_folder(&self, graph: &Graph, node: &Node) -> PathBuf {
+        match &node.out {
+            Some(folder) => self.root.join(folder),
+            None => {
+                let out = self.cache.join("out").join(graph.name.as_str());
+                out.join(&*node.name.folder())
+            }
+        }
     }
 
     /// Opens the store to look at; needs no lock and writes nothing.

@@ -1,9 +1,9 @@
 //! The pipeline file: TOML text to a [`Pipeline`] with spans, overrides applied and `[params]` filled in.
 //!
 //! Three tables are known: `[pipeline]` (`name`, `description`, `seed`,
-//! `pools`), `[params]`, and `[steps.NAME]` with `uses`, `description`, `out`,
-//! the settings ([`SETTINGS`]) and the fields of the step's kind, which the
-//! graph checks.
+//! `pools`, `hard_links`), `[params]`, and `[steps.NAME]` with `uses`,
+//! `description`, `out`, the settings ([`SETTINGS`]) and the fields of the
+//! step's kind, which the graph checks.
 //!
 //! `"${params.NAME}"` in any string of a step stands for the parameter: as the
 //! whole string for its typed value, within a longer string for its text.
@@ -55,6 +55,9 @@ pub struct Pipeline {
     pub seed_source: ValueSource,
     /// `[pipeline] pools`: what steps share that the machine knows nothing of.
     pub pools: Option<Field>,
+    /// `[pipeline] hard_links`: whether large outputs in place are the files of
+    /// the store.
+    pub hard_links: bool,
     /// The steps in the order of the file, one for each cell of a matrix.
     pub steps: Vec<RawStep>,
     /// What has no effect, such as a parameter that nothing refers to.
@@ -269,6 +272,7 @@ impl Draft {
         let description = take_string(&mut header, "description", faults);
         let seed = header.remove("seed");
         let pools = header.remove("pools");
+        let hard_links = header.remove("hard_links");
         for field in header.values() {
             faults.push(unknown_key(field));
         }
@@ -280,6 +284,7 @@ impl Draft {
                 .map_or(ValueSource::Default, |field| field.source.clone()),
             seed: seed.map_or(0, |field| seed_value(&field, faults)),
             pools,
+            hard_links: hard_links.is_some_and(|field| truth(&field, faults)),
             steps: matrix::expand(self.steps, &source, &mut warnings, faults),
             warnings,
             source,
@@ -326,7 +331,7 @@ fn unknown_table(name: &str, span: Span) -> Diagnostic {
 }
 
 fn unknown_key(field: &Field) -> Diagnostic {
-    let known = ["name", "description", "seed", "pools"];
+    let known = ["name", "description", "seed", "pools", "hard_links"];
     Diagnostic::error(
         field.key_span.clone(),
         format!("unknown key '{}'", field.key),
@@ -446,6 +451,17 @@ fn seed_value(field: &Field, faults: &mut Vec<Diagnostic>) -> u64 {
         let message = "'seed' must be an integer that is not negative";
         faults.push(Diagnostic::error(field.value_span(), message).note(field.origin()));
         0
+    })
+}
+
+fn truth(field: &Field, faults: &mut Vec<Diagnostic>) -> bool {
+    if field.value.is_null() {
+        return false;
+    }
+    field.value.as_bool().unwrap_or_else(|| {
+        let message = format!("'{}' must be true or false", field.key);
+        faults.push(Diagnostic::error(field.value_span(), message).note(field.origin()));
+        false
     })
 }
 

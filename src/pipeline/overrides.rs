@@ -18,13 +18,14 @@ use super::{Draft, DraftStep};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Paths and values of `--set`: `steps.NAME.FIELD`, `params.NAME`,
-    /// `pipeline.seed`, and for some cells of a matrix
+    /// `pipeline.seed`, `pipeline.hard_links`, and for some cells of a matrix
     /// `steps.NAME[AXIS=VALUE].FIELD`. Of two for the same path the later one
     /// holds.
     pub set: Vec<(String, String)>,
     /// Environment variables: `RETUNE_STEPS__NAME__FIELD`,
-    /// `RETUNE_PARAMS__NAME`, `RETUNE_PIPELINE__SEED`. The case does not
-    /// matter and `-` is written `_`. Other variables are ignored.
+    /// `RETUNE_PARAMS__NAME`, `RETUNE_PIPELINE__SEED`,
+    /// `RETUNE_PIPELINE__HARD_LINKS`. The case does not matter and `-` is
+    /// written `_`. Other variables are ignored.
     pub env: BTreeMap<String, String>,
 }
 
@@ -51,7 +52,8 @@ pub(super) fn apply(draft: &mut Draft, overrides: &Overrides, faults: &mut Vec<D
 
 /// What an override replaces.
 enum Path {
-    Seed,
+    /// A key of `[pipeline]`.
+    Header(&'static str),
     Param(String),
     /// The index of the step, the field, and keys of tables within it.
     Field(usize, Vec<String>),
@@ -77,13 +79,17 @@ impl Fault {
     }
 }
 
-const FORMS: &str = "one can set steps.NAME.FIELD, params.NAME and pipeline.seed";
+const FORMS: &str =
+    "one can set steps.NAME.FIELD, params.NAME, pipeline.seed and pipeline.hard_links";
+
+/// What can be set of `[pipeline]`.
+const HEADER: [&str; 2] = ["seed", "hard_links"];
 
 /// What the path of a `--set` names.
 fn argument_path(draft: &Draft, path: &str) -> Result<Path, Fault> {
     let parts = parts(path);
     match parts[..] {
-        ["pipeline", "seed"] => Ok(Path::Seed),
+        ["pipeline", name] => header(|key| key == name, || FORMS.to_owned()),
         ["params", name] if draft.params.contains_key(name) => Ok(Path::Param(name.to_owned())),
         ["params", name] => Err(Fault::new(
             format!("there is no parameter '{name}'"),
@@ -99,6 +105,15 @@ fn argument_path(draft: &Draft, path: &str) -> Result<Path, Fault> {
         }
         _ => Err(Fault::new("nothing has that name", Some(FORMS.to_owned()))),
     }
+}
+
+/// The key of `[pipeline]` that is meant.
+fn header(is_meant: impl Fn(&str) -> bool, forms: impl Fn() -> String) -> Result<Path, Fault> {
+    let key = HEADER.into_iter().find(|key| is_meant(key));
+    key.map(Path::Header).ok_or_else(|| {
+        let message = "of [pipeline] only seed and hard_links can be set";
+        Fault::new(message, Some(forms()))
+    })
 }
 
 /// The path and the value of a `PATH=VALUE`: apart at the first `=` that is
@@ -174,11 +189,10 @@ fn variable_path(draft: &Draft, variable: &str) -> Result<Option<Path>, Fault> {
     };
     let name = shout(name);
     match table.to_ascii_uppercase().as_str() {
-        "PIPELINE" if name == "SEED" => Ok(Some(Path::Seed)),
-        "PIPELINE" => Err(Fault::new(
-            "of [pipeline] only the seed can be set",
-            Some(format!("write {PREFIX}PIPELINE__SEED")),
-        )),
+        "PIPELINE" => {
+            let forms = || format!("as {PREFIX}PIPELINE__SEED and {PREFIX}PIPELINE__HARD_LINKS");
+            header(|key| shout(key) == name, forms).map(Some)
+        }
         "PARAMS" => param_variable(draft, &name).map(Some),
         "STEPS" => step_variable(draft, &name).map(Some),
         other => match closest(other, TABLES) {
@@ -303,7 +317,7 @@ fn set_cells(
 fn set(draft: &mut Draft, path: &Path, text: &str, source: &ValueSource) -> Result<(), Fault> {
     let value = parse(text)?;
     match path {
-        Path::Seed => replace(&mut draft.pipeline, "seed", value, source),
+        Path::Header(key) => replace(&mut draft.pipeline, key, value, source),
         Path::Param(name) => replace(&mut draft.params, name, value, source),
         Path::Field(step, path) | Path::Cells(step, _, path) => {
             return put(&mut draft.steps[*step].fields, path, value, source);

@@ -112,6 +112,17 @@ fn the_seed_and_the_name_have_defaults() {
 }
 
 #[test]
+fn hard_links_are_asked_for() {
+    let asked =
+        |text: &str, set: &[(&str, &str)], env: &[(&str, &str)]| parse(text, set, env).hard_links;
+    assert!(!asked("", &[], &[]));
+    let text = "[pipeline]\nhard_links = true\n";
+    assert!(asked(text, &[], &[]));
+    assert!(!asked(text, &[("pipeline.hard_links", "false")], &[]));
+    assert!(asked("", &[], &[("RETUNE_PIPELINE__HARD_LINKS", "true")]));
+}
+
+#[test]
 fn references_take_the_typed_value_or_its_text() {
     let value = |text: &str| {
         let text = format!(

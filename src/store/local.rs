@@ -15,8 +15,8 @@ use super::stat::{ContentError, StatCache};
 use crate::files::{self, FileError, PathContext};
 use crate::hash::Digest;
 
-/// Files from this size on are hard-linked into place where the file system
-/// cannot share their blocks; smaller ones are cheaper to copy.
+/// Files from this size on may be hard-linked into place; smaller ones are
+/// cheaper to copy.
 const LINK_FROM: u64 = 1 << 20;
 
 /// Above this many new objects one `syncfs` is cheaper than a sync for each.
@@ -76,6 +76,8 @@ pub struct LocalStore {
     fresh: Mutex<Vec<PathBuf>>,
     /// Set once the file system has said that it cannot share blocks.
     no_reflink: AtomicBool,
+    /// Whether large files may be hard-linked into place.
+    hard_links: AtomicBool,
     temporary: AtomicU64,
 }
 
@@ -114,6 +116,7 @@ impl LocalStore {
             }),
             fresh: Mutex::default(),
             no_reflink: AtomicBool::new(false),
+            hard_links: AtomicBool::new(false),
             temporary: AtomicU64::new(0),
         }
     }
@@ -121,6 +124,14 @@ impl LocalStore {
     /// The digests of files by stat tuple, for inputs as well as outputs.
     pub fn stats(&self) -> &StatCache {
         &self.stats
+    }
+
+    /// Says whether large files that are put in place may be hard links of their
+    /// objects where the file system cannot share blocks. They take no room then,
+    /// and whoever writes into one writes into the store, which notices that and
+    /// has lost the object.
+    pub fn use_hard_links(&self, may: bool) {
+        self.hard_links.store(may, Ordering::Relaxed);
     }
 
     /// Looks something up in the history, uncommitted notes included.
@@ -255,19 +266,15 @@ impl LocalStore {
         let object = self.object_path(&artifact.digest);
         let executable = artifact.shape == Shape::Executable;
         let mode = if executable { 0o555 } else { 0o444 };
-        let shared = self.reflink(&object, path, mode)?;
-        if !shared {
-            // A hard link shares the mode, so an executable is always copied.
-            let linked =
-                artifact.size >= LINK_FROM && !executable && fs::hard_link(&object, path).is_ok();
-            if linked {
-                // The link changed the object's ctime, which vouches for it.
-                self.stats.vouch(&object, artifact.digest)?;
-            } else {
-                self.copy(&object, path, mode)?;
-            }
+        if self.reflink(&object, path, mode)? {
+            return Ok(());
         }
-        Ok(())
+        // A hard link shares the mode, so an executable is always copied.
+        let may_link = !executable && self.hard_links.load(Ordering::Relaxed);
+        if may_link && artifact.size >= LINK_FROM && hard_link(&object, path)? {
+            return Ok(());
+        }
+        Ok(self.copy(&object, path, mode)?)
     }
 
     /// Shares the object's blocks with a new file; false where the file system
@@ -374,12 +381,13 @@ impl Store for LocalStore {
         let temporary = folder.join(temporary_name(path));
         files::remove(&temporary)?;
         self.place_new(artifact, &temporary)?;
+        // Seen before it is where somebody may edit it.
+        let listing = |digest: &Digest| -> Result<Listing, StoreError> {
+            Ok(Listing::from_bytes(&self.get(digest)?, *digest)?)
+        };
+        let row = StatCache::made(&temporary, path, artifact, &listing)?;
         let old = replace(&temporary, path)?;
-        // At once: what somebody edits from here on must not be taken for this.
-        match artifact.shape {
-            Shape::Folder => self.learn_folder(&artifact.digest, path)?,
-            Shape::File | Shape::Executable => self.stats.learn(path, artifact.digest)?,
-        }
+        self.stats.learn_row(path, row, true);
         match old {
             Some(old) => Ok(files::remove(&old)?),
             None => Ok(()),
@@ -427,16 +435,6 @@ impl Store for LocalStore {
     }
 }
 
-impl LocalStore {
-    /// Notes the digests of the files of a folder that was just put in place.
-    fn learn_folder(&self, digest: &Digest, path: &Path) -> Result<(), StoreError> {
-        let listing = |digest: &Digest| -> Result<Listing, StoreError> {
-            Ok(Listing::from_bytes(&self.get(digest)?, *digest)?)
-        };
-        self.stats.learn_folder(path, digest, &listing)
-    }
-}
-
 /// The name under which the new content of a path is made. The same each time,
 /// so that what a killed build left there goes with the next one.
 fn temporary_name(path: &Path) -> std::ffi::OsString {
@@ -449,6 +447,15 @@ fn temporary_name(path: &Path) -> std::ffi::OsString {
         false => temporary.push(Digest::of(name.as_bytes()).to_string()),
     }
     temporary
+}
+
+/// Links a file of the store to a place; false where that cannot be done. Its
+/// object is hashed again when it is next asked for: nothing else vouches for
+/// what is within everybody's reach.
+fn hard_link(object: &Path, path: &Path) -> Result<bool, FileError> {
+    // Somebody may have changed the mode at another place of the same file.
+    fs::set_permissions(object, Permissions::from_mode(0o444)).on("protect", object)?;
+    Ok(fs::hard_link(object, path).is_ok())
 }
 
 /// Symbolic links in an output would make it depend on what they point to.

@@ -373,18 +373,20 @@ impl Row {
         Ok(build.row)
     }
 
-    /// A folder that was just put at `path`, whose listings `listing` gives.
-    pub(super) fn of_placed<E: From<FileError>>(
+    /// A folder that was just made at `made` and is to be put at `path`; its
+    /// listings `listing` gives.
+    pub(super) fn of_made<E: From<FileError>>(
+        made: &Path,
         path: &Path,
         digest: &Digest,
         listing: &dyn Fn(&Digest) -> Result<Listing, E>,
     ) -> Result<Row, E> {
         let mut row = Row::default();
-        row.placed(path, path.as_os_str().as_bytes(), digest, listing)?;
+        row.made(made, path.as_os_str().as_bytes(), digest, listing)?;
         Ok(row)
     }
 
-    fn placed<E: From<FileError>>(
+    fn made<E: From<FileError>>(
         &mut self,
         path: &Path,
         name: &[u8],
@@ -396,7 +398,7 @@ impl Row {
         for entry in &listing_here.entries {
             let child = path.join(std::ffi::OsStr::from_bytes(&entry.name));
             if entry.artifact.shape == Shape::Folder {
-                self.placed(&child, &entry.name, &entry.artifact.digest, listing)?;
+                self.made(&child, &entry.name, &entry.artifact.digest, listing)?;
                 continue;
             }
             let known = Known {

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::fs::CWD;
 
-use super::object::{Artifact, Listing};
+use super::object::{Artifact, Listing, Shape};
 use super::seen::{Change, Hashed, Known, Row, hash_at, now_ns, take_u32};
 use crate::files::{self, FileError, PathContext, Stat};
 use crate::hash::Digest;
@@ -243,24 +243,28 @@ impl StatCache {
         }
     }
 
-    /// Notes the digest of a file that this process has just put in place.
-    pub fn learn(&self, path: &Path, digest: Digest) -> Result<(), FileError> {
-        let stat = Stat::of(path).on("read", path)?;
-        self.learn_at(path, stat, digest, now_ns());
-        Ok(())
-    }
-
-    /// Notes the digests of the files of a folder that this process has just
-    /// put in place; `listing` gives the listings of it and those below it.
-    pub(super) fn learn_folder<E: From<FileError>>(
-        &self,
+    /// What is to be noted of an artifact that this process has just made at
+    /// `made`, where nobody else writes, and is about to put at `path`: with
+    /// [`StatCache::learn_row`], once it is there. Whatever is edited from then
+    /// on has other times than those seen here, and the moment of hashing is
+    /// before it, so that an edit is never taken for what was made. A file whose
+    /// inode change time the move itself sets (all common file systems do that)
+    /// is hashed once more when it is next looked at.
+    pub(super) fn made<E: From<FileError>>(
+        made: &Path,
         path: &Path,
-        digest: &Digest,
+        artifact: &Artifact,
         listing: &dyn Fn(&Digest) -> Result<Listing, E>,
-    ) -> Result<(), E> {
-        let row = Row::of_placed(path, digest, listing)?;
-        self.put(path, Arc::new(row), true);
-        Ok(())
+    ) -> Result<Row, E> {
+        if artifact.shape == Shape::Folder {
+            return Row::of_made(made, path, &artifact.digest, listing);
+        }
+        let known = Known {
+            stat: Stat::of(made).on("read", made)?,
+            digest: artifact.digest,
+            hashed_ns: now_ns(),
+        };
+        Ok(Row::file(path.as_os_str().as_bytes(), known))
     }
 
     /// Notes what somebody else saw at a path; `is_new` if it is not known here yet.

@@ -1117,17 +1117,20 @@ fn unknown_set() {
      |
      = help: did you mean 'rate'?
 
-    error: --set pipeline.name: nothing has that name
+    error: --set pipeline.name: of [pipeline] only seed and hard_links can be set
      |
-     = help: one can set steps.NAME.FIELD, params.NAME and pipeline.seed
+     = help: one can set steps.NAME.FIELD, params.NAME, pipeline.seed and
+             pipeline.hard_links
 
     error: --set stage1.epochs: nothing has that name
      |
-     = help: one can set steps.NAME.FIELD, params.NAME and pipeline.seed
+     = help: one can set steps.NAME.FIELD, params.NAME, pipeline.seed and
+             pipeline.hard_links
 
     error: --set steps.stage1: nothing has that name
      |
-     = help: one can set steps.NAME.FIELD, params.NAME and pipeline.seed
+     = help: one can set steps.NAME.FIELD, params.NAME, pipeline.seed and
+             pipeline.hard_links
 
     error: --set steps.stage2.epochs: there is no step 'stage2'
      |
@@ -1159,9 +1162,9 @@ fn unknown_variable() {
      |
      = help: did you mean 'RETUNE_PARAMS__RATE'?
 
-    error: RETUNE_PIPELINE__NAME: of [pipeline] only the seed can be set
+    error: RETUNE_PIPELINE__NAME: of [pipeline] only seed and hard_links can be set
      |
-     = help: write RETUNE_PIPELINE__SEED
+     = help: as RETUNE_PIPELINE__SEED and RETUNE_PIPELINE__HARD_LINKS
 
     error: RETUNE_STEPS__STAGE2__EPOCHS: no step has that name
      |
