@@ -11,7 +11,8 @@ use std::process::{Command, ExitCode};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
+    socketpair,
 };
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getppid, pidfd_open,
@@ -70,6 +71,14 @@ fn run(guard: &Guard, argv: &[OsString]) -> Result<WaitStatus, StepError> {
     };
     drop(theirs);
     ignore_requests();
+    // Where only ancestors may look into a process (Yama), what the program
+    // leaves to itself must stay a descendant of this one.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    send(
+        &ours,
+        &[u8::from(notify::may_look_into(child))],
+        SendFlags::empty(),
+    )?;
     let (status, report) = watch(guard, child, &ours)?;
     report.write(&WorkFolder::at(guard.folder.clone().into()))?;
     Ok(status)
@@ -90,7 +99,7 @@ fn fork() -> io::Result<Option<Pid>> {
 
 fn become_program(guard: &Guard, argv: &[OsString], watcher: &OwnedFd) -> ! {
     die_with_parent();
-    match take_on(guard) {
+    match take_on(guard, is_seen(watcher)) {
         Ok((word, listener)) => {
             say(watcher, &word, listener.as_ref());
             drop(listener);
@@ -112,8 +121,16 @@ fn become_program(guard: &Guard, argv: &[OsString], watcher: &OwnedFd) -> ! {
     std::process::exit(127)
 }
 
-/// Takes the rules upon this process.
-fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
+/// Whether the watcher can look into this process: it says so first.
+fn is_seen(watcher: &OwnedFd) -> bool {
+    let mut word = [0];
+    let heard = recv(watcher, &mut word, RecvFlags::empty());
+    heard.is_ok() && word == [1]
+}
+
+/// Takes the rules upon this process, which its watcher can look into if it is
+/// `seen`.
+fn take_on(guard: &Guard, seen: bool) -> Result<(Word, Option<OwnedFd>), StepError> {
     let held = guard.mode != Mode::Watch;
     let optional = guard.mode == (Mode::Hold { required: false });
     let mut lacking = Vec::new();
@@ -128,7 +145,7 @@ fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
         Ok(abi) => abi,
         Err(why) => lack(why)?,
     };
-    let listener = match filter(held, guard.rules.network) {
+    let listener = match filter(held, guard.rules.network, seen) {
         Ok(listener) => Some(listener),
         Err(why) => {
             lack(why)?;
@@ -144,7 +161,12 @@ fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
     Ok((word, listener))
 }
 
-fn filter(held: bool, network: bool) -> Result<OwnedFd, String> {
+fn filter(held: bool, network: bool, seen: bool) -> Result<OwnedFd, String> {
+    if !seen {
+        return Err("this system lets no program look into another's memory, \
+                    not even into its child's (kernel.yama.ptrace_scope?)"
+            .to_owned());
+    }
     let filter = Filter::watched(held, network)
         .ok_or_else(|| "this machine's system calls are not known".to_owned())?;
     notify::install_watched(&filter)
@@ -170,7 +192,8 @@ fn execute(argv: &[OsString], mode: Mode) -> StepError {
 const NO_BYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
 
 fn say(to: &OwnedFd, word: &Word, listener: Option<&OwnedFd>) {
-    let bytes = postcard::to_stdvec(word).expect("plain data");
+    // Not postcard, which cannot read an error without causes.
+    let bytes = serde_json::to_vec(word).expect("plain data");
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut extra = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<_> = listener.iter().map(|fd| fd.as_fd()).collect();
@@ -245,7 +268,7 @@ fn hear(from: &OwnedFd) -> Result<(Word, Option<OwnedFd>), StepError> {
     if message.bytes == 0 {
         return Ok((Word::default(), listener));
     }
-    Ok((postcard::from_bytes(&bytes[..message.bytes])?, listener))
+    Ok((serde_json::from_slice(&bytes[..message.bytes])?, listener))
 }
 
 /// Requests to stop go to the whole process group: they are for the program.

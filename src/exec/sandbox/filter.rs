@@ -50,6 +50,9 @@ impl Filter {
         for number in calls::PATHS {
             filter.answer(*number, SECCOMP_RET_USER_NOTIF);
         }
+        if held {
+            filter.hiding();
+        }
         if !network {
             for number in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
                 filter.answer(number, SECCOMP_RET_USER_NOTIF);
@@ -102,6 +105,17 @@ impl Filter {
     fn answer(&mut self, number: i64, action: u32) {
         self.jump(BPF_JEQ, number as u32, 0, 1);
         self.answer_now(action);
+    }
+
+    /// Asks about a call by which a program hides its memory from its watcher.
+    fn hiding(&mut self) {
+        self.jump(BPF_JEQ, libc::SYS_prctl as u32, 0, 6);
+        self.load(argument(0));
+        self.jump(BPF_JEQ, libc::PR_SET_DUMPABLE as u32, 0, 3);
+        self.load(argument(1));
+        self.jump(BPF_JEQ, 1, 1, 0);
+        self.answer_now(SECCOMP_RET_USER_NOTIF);
+        self.answer_now(SECCOMP_RET_ALLOW);
     }
 
     /// Refuses a call that sends with `MSG_FASTOPEN` in its argument `flags`.

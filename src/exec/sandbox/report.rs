@@ -33,6 +33,8 @@ pub enum What {
     Socket,
     /// A folder was listed.
     List,
+    /// A program made itself one that nobody can look into.
+    Hide,
 }
 
 /// One thing that a program touched without declaring it.
@@ -40,7 +42,7 @@ pub enum What {
 pub struct Access {
     /// What it did.
     pub what: What,
-    /// To what: a real path, or an address.
+    /// To what: a real path, an address, or a program's name.
     pub target: String,
     /// The name of the process.
     pub program: String,
@@ -67,6 +69,15 @@ impl Access {
             What::Listen => format!("listened on {place}"),
             What::Socket => format!("opened a {place} socket"),
             What::List => format!("listed {place}"),
+            What::Hide => format!("hid the memory of {place}"),
+        }
+    }
+
+    /// What is wrong with that.
+    fn fault(&self) -> &'static str {
+        match self.what {
+            What::Hide => "so that nobody can tell what it touches",
+            _ => "which it does not declare",
         }
     }
 
@@ -97,6 +108,9 @@ impl Access {
             What::Connect | What::Listen | What::Socket => {
                 "allow it: sandbox = { network = true }".to_owned()
             }
+            What::Hide => "only programs that may be read, and that do not set \
+                           PR_SET_DUMPABLE to 0, can be held: run it without `sandbox`"
+                .to_owned(),
         }
     }
 }
@@ -161,7 +175,7 @@ pub fn refusal(job: &Judged, report: &Report, end: &End) -> Option<StepError> {
     });
     let words = first.words(&job.project);
     Some(StepError {
-        message: format!("step {} {words}, which it does not declare", job.step),
+        message: format!("step {} {words}, {}", job.step, first.fault()),
         causes,
         hint: Some(first.hint(&job.project)),
     })

@@ -108,10 +108,15 @@ impl<'a> Watcher<'a> {
             libc::SYS_connect => self.address(call, 1, What::Connect),
             libc::SYS_bind => self.address(call, 1, What::Listen),
             libc::SYS_sendto => self.address(call, 4, What::Connect),
+            libc::SYS_prctl => Some((What::Hide, process_name(call.thread))),
             number => {
                 let touches = touches(number, &call.arguments);
                 touches.iter().find_map(|touch| self.touch(call, touch))
             }
+        };
+        let undeclared = match call.is_hidden() {
+            true => Some((What::Hide, process_name(call.thread))),
+            false => undeclared,
         };
         let Some((what, target)) = undeclared else {
             return true;
@@ -128,14 +133,14 @@ impl<'a> Watcher<'a> {
     // Paths
 
     fn touch(&self, call: &Call, touch: &Touch) -> Option<(What, String)> {
-        let path = notify::path(call.thread, touch.path)?;
+        let path = call.path(touch.path)?;
         if path.is_empty() {
             return None;
         }
         let (what, place) = match touch.intent {
             Intent::Open(flags) => self.open(call, touch, &path, flags)?,
             Intent::OpenHow(how) => {
-                let flags = notify::memory(call.thread, how, 8);
+                let flags = call.memory(how, 8);
                 let flags = u64::from_ne_bytes(flags.try_into().ok()?);
                 self.open(call, touch, &path, flags as i32)?
             }
@@ -248,7 +253,7 @@ impl<'a> Watcher<'a> {
     /// The address that a call is about: its argument `n`, the length behind it.
     fn address(&self, call: &Call, n: usize, what: What) -> Option<(What, String)> {
         let length = call.arguments[n + 1].min(128) as usize;
-        let bytes = notify::memory(call.thread, call.arguments[n], length);
+        let bytes = call.memory(call.arguments[n], length);
         let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
         match i32::from(family) {
             libc::AF_UNIX => self.local_socket(call, &bytes[2..], what),
@@ -400,8 +405,12 @@ fn interpreter(fd: &OwnedFd) -> Option<Vec<u8>> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// The name of the process that a thread is one of: threads may have their own.
 fn process_name(thread: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{thread}/comm"));
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    let process = process.unwrap_or_default().trim();
+    let name = fs::read_to_string(format!("/proc/{process}/comm"));
     name.unwrap_or_default().trim_end().to_owned()
 }
 
