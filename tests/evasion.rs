@@ -246,3 +246,64 @@ fn where_no_memory_can_be_read_the_filter_is_done_without() {
     );
     assert!(!held.as_str().unwrap().contains("seccomp"), "{held}");
 }
+
+#[test]
+fn a_datagram_to_an_undeclared_socket_is_refused_and_named() {
+    if !can_hold() {
+        return;
+    }
+    for way in ["send", "sendmsg", "sendmmsg"] {
+        let space = space(way, "sock");
+        let server = server(&space);
+        let message = format!(
+            "step a connected to the socket {}, which it does not declare",
+            space.path("sock").display()
+        );
+        assert_eq!(refused(&space.build(&[])), message, "{way}");
+        heard_nothing(&server);
+        // What may be written may be talked to.
+        space.edit("sandbox = {", "sandbox = { write = ['sock'],");
+        space.built(&[]);
+        assert_eq!(space.read("cache/out/main/a/out.txt"), "done", "{way}");
+        assert_eq!(server.recv(&mut [0]).unwrap(), 1, "{way}");
+    }
+}
+
+#[test]
+fn what_happens_unseen_is_missing() {
+    if !can_hold() {
+        return;
+    }
+    let space = space("io_uring", "sock");
+    space.built(&[]);
+    assert_eq!(
+        space.read("cache/out/main/a/out.txt"),
+        "Function not implemented (os error 38)"
+    );
+}
+
+#[test]
+fn a_change_through_a_descriptor_is_refused_and_named() {
+    if !can_hold() {
+        return;
+    }
+    let space = space("chmod", "input");
+    space.edit("outputs", "inputs = { input = 'input' }\noutputs");
+    space.write("input", "");
+    let mode = || fs::metadata(space.path("input")).unwrap().permissions();
+    let before = mode();
+    let message = "step a wrote input, which it does not declare";
+    assert_eq!(refused(&space.build(&[])), message);
+    assert_eq!(before, mode());
+}
+
+#[test]
+fn another_root_is_refused() {
+    if !can_hold() {
+        return;
+    }
+    let space = space("root", "data");
+    fs::create_dir(space.path("data")).unwrap();
+    let message = "step a made data the root of its paths, so that nobody can tell what it touches";
+    assert_eq!(refused(&space.build(&[])), message);
+}

@@ -2,21 +2,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
-    socketpair,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getppid, pidfd_open,
-    set_parent_process_death_signal, waitpid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitOptions, WaitStatus, getppid, pidfd_getfd,
+    pidfd_open, set_parent_process_death_signal, waitpid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +31,8 @@ use crate::step::StepError;
 struct Word {
     /// The interface of the Landlock that holds it.
     landlock: Option<u32>,
-    /// Whether its calls are asked about.
-    filter: bool,
+    /// Where in its hands its calls are asked about, if they are.
+    listener: Option<i32>,
     /// What could not be had.
     lacking: Option<String>,
     /// Why it does not become the program.
@@ -99,25 +96,18 @@ fn fork() -> io::Result<Option<Pid>> {
 
 fn become_program(guard: &Guard, argv: &[OsString], watcher: &OwnedFd) -> ! {
     die_with_parent();
-    match take_on(guard, is_seen(watcher)) {
-        Ok((word, listener)) => {
-            say(watcher, &word, listener.as_ref());
-            drop(listener);
+    let word = match take_on(guard, is_seen(watcher)) {
+        Ok((word, _listener)) => {
+            say(watcher, &word);
             let failed = Some(execute(argv, guard.mode));
-            say(watcher, &Word { failed, ..word }, None);
+            Word { failed, ..word }
         }
-        Err(failed) => {
-            let failed = Some(failed);
-            say(
-                watcher,
-                &Word {
-                    failed,
-                    ..Word::default()
-                },
-                None,
-            );
-        }
-    }
+        Err(failed) => Word {
+            failed: Some(failed),
+            ..Word::default()
+        },
+    };
+    say(watcher, &word);
     std::process::exit(127)
 }
 
@@ -154,7 +144,7 @@ fn take_on(guard: &Guard, seen: bool) -> Result<(Word, Option<OwnedFd>), StepErr
     };
     let word = Word {
         landlock,
-        filter: listener.is_some(),
+        listener: listener.as_ref().map(AsRawFd::as_raw_fd),
         lacking: (!lacking.is_empty()).then(|| lacking.join("; ")),
         failed: None,
     };
@@ -191,41 +181,33 @@ fn execute(argv: &[OsString], mode: Mode) -> StepError {
 
 const NO_BYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
 
-fn say(to: &OwnedFd, word: &Word, listener: Option<&OwnedFd>) {
-    // Not postcard, which cannot read an error without causes.
+fn say(to: &OwnedFd, word: &Word) {
+    // Not postcard, which cannot read an error without causes. Not `sendmsg`,
+    // which waits for the watcher that this is to reach.
     let bytes = serde_json::to_vec(word).expect("plain data");
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut extra = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = listener.iter().map(|fd| fd.as_fd()).collect();
-    if !fds.is_empty() {
-        extra.push(SendAncillaryMessage::ScmRights(&fds));
-    }
     // A watcher that is gone takes this process with it.
-    let _ = sendmsg(
-        to,
-        &[io::IoSlice::new(&bytes)],
-        &mut extra,
-        SendFlags::empty(),
-    );
+    let _ = send(to, &bytes, SendFlags::empty());
 }
 
 // The watcher
 
 fn watch(guard: &Guard, child: Pid, socket: &OwnedFd) -> Result<(WaitStatus, Report), StepError> {
     let mut report = Report::default();
-    let (word, listener) = hear(socket)?;
-    if let Some(listener) = &listener {
+    let word = hear(socket)?;
+    if let Some(listener) = word.listener {
         let held = guard.mode != Mode::Watch;
         let scoped = word.landlock.is_some_and(|abi| abi >= 6);
         let mut watcher = Watcher::new(&guard.rules, held, scoped);
         let ended = pidfd_open(child, PidfdFlags::empty())?;
-        watcher.serve(listener, &ended)?;
+        // It has it until it becomes the program, which it asks about.
+        let listener = pidfd_getfd(&ended, listener, PidfdGetfdFlags::empty())?;
+        watcher.serve(&listener, &ended)?;
         (report.accesses, report.more) = watcher.into_found();
     }
     // If it could not become the program there is a second word.
     let second = match word.failed {
         Some(_) => Word::default(),
-        None => hear(socket).map(|(word, _)| word).unwrap_or_default(),
+        None => hear(socket).unwrap_or_default(),
     };
     report.held = held_by(guard, &word);
     report.failed = word.failed.or(second.failed);
@@ -242,7 +224,7 @@ fn watch(guard: &Guard, child: Pid, socket: &OwnedFd) -> Result<(WaitStatus, Rep
 fn held_by(guard: &Guard, word: &Word) -> String {
     match guard.mode {
         Mode::Watch => NONE.to_owned(),
-        Mode::Hold { .. } => named(word.landlock, word.filter),
+        Mode::Hold { .. } => named(word.landlock, word.listener.is_some()),
     }
 }
 
@@ -255,20 +237,13 @@ fn named(landlock: Option<u32>, filter: bool) -> String {
     }
 }
 
-fn hear(from: &OwnedFd) -> Result<(Word, Option<OwnedFd>), StepError> {
+fn hear(from: &OwnedFd) -> Result<Word, StepError> {
     let mut bytes = vec![0; WORD];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut extra = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let message = recvmsg(from, &mut parts, &mut extra, RecvFlags::CMSG_CLOEXEC)?;
-    let listener = extra.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    if message.bytes == 0 {
-        return Ok((Word::default(), listener));
+    let (length, _) = recv(from, &mut bytes, RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(Word::default());
     }
-    Ok((serde_json::from_slice(&bytes[..message.bytes])?, listener))
+    Ok(serde_json::from_slice(&bytes[..length])?)
 }
 
 /// Requests to stop go to the whole process group: they are for the program.

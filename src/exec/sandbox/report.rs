@@ -35,6 +35,8 @@ pub enum What {
     List,
     /// A program made itself one that nobody can look into.
     Hide,
+    /// A program made a folder the root of its paths.
+    Root,
 }
 
 /// One thing that a program touched without declaring it.
@@ -70,13 +72,14 @@ impl Access {
             What::Socket => format!("opened a {place} socket"),
             What::List => format!("listed {place}"),
             What::Hide => format!("hid the memory of {place}"),
+            What::Root => format!("made {place} the root of its paths"),
         }
     }
 
     /// What is wrong with that.
     fn fault(&self) -> &'static str {
         match self.what {
-            What::Hide => "so that nobody can tell what it touches",
+            What::Hide | What::Root => "so that nobody can tell what it touches",
             _ => "which it does not declare",
         }
     }
@@ -111,6 +114,9 @@ impl Access {
             What::Hide => "only programs that may be read, and that do not set \
                            PR_SET_DUMPABLE to 0, can be held: run it without `sandbox`"
                 .to_owned(),
+            What::Root => {
+                "a program that does this cannot be held: run it without `sandbox`".to_owned()
+            }
         }
     }
 }

@@ -30,6 +30,11 @@ pub struct Watcher<'a> {
     more: usize,
 }
 
+/// How much of a message's header tells of its name, and how far apart the
+/// headers of many lie.
+const NAME: usize = 12;
+const MESSAGE: u64 = size_of::<libc::mmsghdr>() as u64;
+
 /// What a path leads to.
 struct Place {
     path: PathBuf,
@@ -105,9 +110,11 @@ impl<'a> Watcher<'a> {
     fn look(&mut self, call: &Call) -> bool {
         let undeclared = match call.number {
             libc::SYS_socket => self.socket(call),
-            libc::SYS_connect => self.address(call, 1, What::Connect),
-            libc::SYS_bind => self.address(call, 1, What::Listen),
-            libc::SYS_sendto => self.address(call, 4, What::Connect),
+            libc::SYS_connect => self.argument(call, 1, What::Connect),
+            libc::SYS_bind => self.argument(call, 1, What::Listen),
+            libc::SYS_sendto => self.sent_to(call),
+            libc::SYS_sendmsg => self.message(call, call.arguments[1], call.arguments[2]),
+            libc::SYS_sendmmsg => self.messages(call),
             libc::SYS_prctl => Some((What::Hide, process_name(call.thread))),
             number => {
                 let touches = touches(number, &call.arguments);
@@ -133,8 +140,12 @@ impl<'a> Watcher<'a> {
     // Paths
 
     fn touch(&self, call: &Call, touch: &Touch) -> Option<(What, String)> {
-        let path = call.path(touch.path)?;
-        if path.is_empty() {
+        let path = match touch.path {
+            0 => Vec::new(),
+            path => call.path(path)?,
+        };
+        let changes = matches!(touch.intent, Intent::Change { .. });
+        if path.is_empty() && !changes {
             return None;
         }
         let (what, place) = match touch.intent {
@@ -145,6 +156,9 @@ impl<'a> Watcher<'a> {
                 self.open(call, touch, &path, flags as i32)?
             }
             Intent::Run => return self.run(call, touch, &path),
+            Intent::Change { .. } if path.is_empty() => {
+                (What::Write, place_of(base(call, touch.folder)?)?)
+            }
             Intent::Change { follow } => {
                 let place = existing(call, touch.folder, &path, follow)?;
                 (What::Write, place)
@@ -155,6 +169,10 @@ impl<'a> Watcher<'a> {
                 let place = existing(call, touch.folder, &path, false)
                     .or_else(|| to_be_made(call, touch.folder, &path))?;
                 (What::Write, place)
+            }
+            Intent::Root => {
+                let place = existing(call, touch.folder, &path, true)?;
+                return Some((What::Root, place.path.display().to_string()));
             }
             Intent::Link => (What::Read, existing(call, touch.folder, &path, false)?),
         };
@@ -251,9 +269,46 @@ impl<'a> Watcher<'a> {
     }
 
     /// The address that a call is about: its argument `n`, the length behind it.
-    fn address(&self, call: &Call, n: usize, what: What) -> Option<(What, String)> {
-        let length = call.arguments[n + 1].min(128) as usize;
-        let bytes = call.memory(call.arguments[n], length);
+    fn argument(&self, call: &Call, n: usize, what: What) -> Option<(What, String)> {
+        let length = call.arguments[n + 1] as u32;
+        self.address(call, call.arguments[n], length, what)
+    }
+
+    fn sent_to(&self, call: &Call) -> Option<(What, String)> {
+        let addressee = self.argument(call, 4, What::Connect);
+        addressee.or_else(|| self.fast_open(call.arguments[3]))
+    }
+
+    /// Whom the message at `header` in the caller's memory is sent to.
+    fn message(&self, call: &Call, header: u64, flags: u64) -> Option<(What, String)> {
+        // It begins with where the name lies and how long that is.
+        let head = call.memory(header, NAME);
+        let name = u64::from_ne_bytes(head.get(..8)?.try_into().ok()?);
+        let length = u32::from_ne_bytes(head.get(8..NAME)?.try_into().ok()?);
+        let addressee = match name {
+            0 => None,
+            name => self.address(call, name, length, What::Connect),
+        };
+        addressee.or_else(|| self.fast_open(flags))
+    }
+
+    fn messages(&self, call: &Call) -> Option<(What, String)> {
+        let [_, first, count, flags, ..] = call.arguments;
+        // The kernel takes no more of them at once.
+        let headers = (0..count.min(1024)).map(|n| first + n * MESSAGE);
+        let mut addressees = headers.map(|header| self.message(call, header, flags));
+        addressees.find_map(|addressee| addressee)
+    }
+
+    /// What connects without a `connect`. No other use of the flag, so that it
+    /// need not be known to whom.
+    fn fast_open(&self, flags: u64) -> Option<(What, String)> {
+        let fast_open = flags as i32 & libc::MSG_FASTOPEN != 0;
+        fast_open.then(|| (What::Socket, "TCP fast open".to_owned()))
+    }
+
+    fn address(&self, call: &Call, at: u64, length: u32, what: What) -> Option<(What, String)> {
+        let bytes = call.memory(at, length.min(128) as usize);
         let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
         match i32::from(family) {
             libc::AF_UNIX => self.local_socket(call, &bytes[2..], what),
@@ -320,7 +375,10 @@ fn existing(call: &Call, folder: i32, path: &[u8], follow: bool) -> Option<Place
         true => openat(CWD, &path, flags, Bits::empty()),
         false => openat(&base(call, folder)?, &path, flags, Bits::empty()),
     };
-    let fd = fd.ok()?;
+    place_of(fd.ok()?)
+}
+
+fn place_of(fd: OwnedFd) -> Option<Place> {
     let stat = fstat(&fd).ok()?;
     Some(Place {
         path: real_path(&fd)?,
@@ -349,7 +407,7 @@ fn to_be_made(call: &Call, folder: i32, path: &[u8]) -> Option<Place> {
     })
 }
 
-/// The folder that a thread's relative paths start from.
+/// What a thread's relative paths start from.
 fn base(call: &Call, folder: i32) -> Option<OwnedFd> {
     let path = match folder {
         libc::AT_FDCWD => format!("/proc/{}/cwd", call.thread),
