@@ -186,6 +186,25 @@ fn a_refused_read_fails_the_step_even_if_the_program_goes_on() {
 }
 
 #[test]
+fn what_was_refused_is_not_tried_again() {
+    if !can_hold() {
+        return;
+    }
+    let space = space(
+        "cat PROJECT/data/secret.txt > out.txt",
+        "sandbox = true\nretry = { times = 2, wait = 0 }",
+    );
+    let run = space.build(&[]);
+    assert_eq!(error(&run).0, undeclared(READ_SECRET));
+    assert_eq!(run.of_kind("step-retried").len(), 0, "{run}");
+    // A failure of its own is.
+    space.edit("cat ", "exit 3; cat ");
+    let run = space.build(&[]);
+    assert_eq!(error(&run).0, "the program ended with exit code 3");
+    assert_eq!(run.of_kind("step-retried").len(), 2, "{run}");
+}
+
+#[test]
 fn no_way_around_leads_to_an_undeclared_file() {
     if !can_hold() {
         return;

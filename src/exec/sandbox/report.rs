@@ -151,6 +151,11 @@ impl Report {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Whether something was refused that a program must not go on without.
+    pub fn is_fatal(&self) -> bool {
+        self.accesses.iter().any(Access::is_fatal)
+    }
+
     /// Writes it.
     pub fn write(&self, folder: &WorkFolder) -> Result<(), FileError> {
         let bytes = serde_json::to_vec(self).expect("plain data");
