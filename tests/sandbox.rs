@@ -343,6 +343,40 @@ fn the_network_fails_and_is_named() {
 // Keys, ends and requests
 
 #[test]
+fn the_environment_is_the_same_with_a_sandbox_and_without() {
+    if !can_hold() {
+        return;
+    }
+    let space = space("env | grep -v -e TMPDIR -e PWD | sort > out.txt", "");
+    space.built(&[]);
+    let without = space.read("cache/out/main/a/out.txt");
+    assert!(without.contains("PYTHONDONTWRITEBYTECODE=1\n"), "{without}");
+    space.edit("outputs", "sandbox = true\noutputs");
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/out.txt"), without);
+}
+
+#[test]
+fn python_leaves_its_sources_alone() {
+    let space = Space::new(
+        "[steps.a]\nuses = 'command'\nrun = ['python3', '${inputs.scripts}/main.py']\n\
+         inputs = { scripts = 'scripts' }\noutputs = { out = 'out.txt' }\n",
+    );
+    space.write(
+        "scripts/main.py",
+        "import helper\nopen('out.txt', 'w').write(helper.X)\n",
+    );
+    space.write("scripts/helper.py", "X = 'x'\n");
+    let run = space.build(&[]);
+    if run.err.contains("failed to start python3") {
+        eprintln!("SKIPPED: there is no python3");
+        return;
+    }
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(!space.exists("scripts/__pycache__"));
+}
+
+#[test]
 fn turning_it_on_runs_the_step_and_turning_it_off_restores_it() {
     if !can_hold() {
         return;
@@ -444,7 +478,7 @@ fn an_audit_with_a_trace_tells_what_was_not_declared() {
 #[test]
 fn a_trace_finds_what_a_script_imports() {
     let space = Space::new(
-        "[steps.a]\nuses = 'command'\nrun = ['python3', '-B', '${inputs.script}']\n\
+        "[steps.a]\nuses = 'command'\nrun = ['python3', '${inputs.script}']\n\
          inputs = { script = 'scripts/main.py' }\noutputs = { out = 'out.txt' }\n",
     );
     space.write(

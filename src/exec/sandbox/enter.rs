@@ -99,7 +99,7 @@ fn become_program(guard: &Guard, argv: &[OsString], watcher: &OwnedFd) -> ! {
     let word = match take_on(guard, is_seen(watcher)) {
         Ok((word, _listener)) => {
             say(watcher, &word);
-            let failed = Some(execute(argv, guard.mode));
+            let failed = Some(execute(argv));
             Word { failed, ..word }
         }
         Err(failed) => Word {
@@ -163,14 +163,8 @@ fn filter(held: bool, network: bool, seen: bool) -> Result<OwnedFd, String> {
         .map_err(|e| format!("the kernel refused the system call filter: {e}"))
 }
 
-fn execute(argv: &[OsString], mode: Mode) -> StepError {
-    let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]);
-    // Python would write beside its sources, which are inputs.
-    if mode != Mode::Watch && std::env::var_os(NO_BYTECODE).is_none() {
-        command.env(NO_BYTECODE, "1");
-    }
-    let error = command.exec();
+fn execute(argv: &[OsString]) -> StepError {
+    let error = Command::new(&argv[0]).args(&argv[1..]).exec();
     StepError {
         message: format!("failed to start {}", argv[0].display()),
         causes: vec![error.to_string()],
@@ -178,8 +172,6 @@ fn execute(argv: &[OsString], mode: Mode) -> StepError {
             .then(|| "is it installed and on PATH?".to_owned()),
     }
 }
-
-const NO_BYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
 
 fn say(to: &OwnedFd, word: &Word) {
     // Not postcard, which cannot read an error without causes. Not `sendmsg`,
