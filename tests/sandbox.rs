@@ -228,6 +228,50 @@ fn no_way_around_leads_to_an_undeclared_file() {
     }
 }
 
+/// Builds where `/opt`, a part of the system, is the folder `opt` beside the
+/// project; none where that cannot be arranged.
+fn build_with_opt(space: &Space) -> Option<Run> {
+    let mount = format!("mount --bind {} /opt", space.outside("opt").display());
+    let script = format!("{mount} && exec \"$@\"");
+    let within = [
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ];
+    if !support::can_unshare(&within) {
+        eprintln!("SKIPPED: nothing can be mounted here");
+        return None;
+    }
+    Some(space.start_within("unshare", &within, &["build"]).end())
+}
+
+#[test]
+fn a_link_of_the_system_that_leads_out_of_it_is_named_with_its_target() {
+    if !can_hold() {
+        return;
+    }
+    let space = held("cat /opt/settings > out.txt; true");
+    fs::create_dir(space.outside("opt")).unwrap();
+    fs::create_dir(space.outside("far")).unwrap();
+    fs::write(space.outside("far/away"), "x").unwrap();
+    symlink(space.outside("far/away"), space.outside("opt/settings")).unwrap();
+    let Some(run) = build_with_opt(&space) else {
+        return;
+    };
+    assert_eq!(run.code, Some(1), "{run}");
+    let (message, hint) = error(&run);
+    let away = space.outside("far/away");
+    let wanted = format!("read {} through /opt/settings", away.display());
+    assert_eq!(message, undeclared(&wanted));
+    assert_eq!(hint, "allow it: sandbox = { read = [\"/opt/settings\"] }");
+    space.edit("sandbox = true", "sandbox = { read = ['/opt/settings'] }");
+    assert_eq!(build_with_opt(&space).unwrap().code, Some(0));
+}
+
 #[test]
 fn an_undeclared_program_does_not_run() {
     if !can_hold() {

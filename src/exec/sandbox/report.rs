@@ -48,6 +48,10 @@ pub struct Access {
     pub target: String,
     /// The name of the process.
     pub program: String,
+    /// The path of the system by which it came there, if it was one: a link on
+    /// it leads to the target.
+    #[serde(default)]
+    pub through: Option<String>,
 }
 
 impl Access {
@@ -62,7 +66,12 @@ impl Access {
 
     /// `read data/secret.txt`.
     pub fn words(&self, project: &Path) -> String {
-        let place = self.place(project);
+        let through = self.through.as_ref();
+        let through = through.map_or(String::new(), |path| format!(" through {path}"));
+        self.deed(&self.place(project)) + &through
+    }
+
+    fn deed(&self, place: &str) -> String {
         match self.what {
             What::Read => format!("read {place}"),
             What::Run => format!("ran {place}"),
@@ -92,7 +101,8 @@ impl Access {
     }
 
     fn hint(&self, project: &Path) -> String {
-        let place = self.place(project);
+        let place = self.through.clone();
+        let place = place.unwrap_or_else(|| self.place(project));
         let within = Path::new(&self.target).starts_with(project);
         match self.what {
             What::Read | What::List | What::Run => {

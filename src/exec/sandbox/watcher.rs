@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
-    Access as Mode, AtFlags, CWD, FileType, Mode as Bits, OFlags, accessat, fstat, openat,
+    Access as Mode, AtFlags, CWD, FileType, Mode as Bits, OFlags, ResolveFlags, accessat, fstat,
+    openat, openat2,
 };
+use rustix::io::Errno;
 
 use super::calls::{Intent, Touch, touches};
 use super::notify::{self, Call};
@@ -26,7 +28,7 @@ pub struct Watcher<'a> {
     held: bool,
     /// Whether Landlock keeps abstract sockets apart.
     scoped: bool,
-    found: BTreeMap<(What, String), String>,
+    found: BTreeMap<(What, String), Seen>,
     more: usize,
 }
 
@@ -34,6 +36,12 @@ pub struct Watcher<'a> {
 /// headers of many lie.
 const NAME: usize = 12;
 const MESSAGE: u64 = size_of::<libc::mmsghdr>() as u64;
+
+/// Who did something first, and how.
+struct Seen {
+    program: String,
+    through: Option<String>,
+}
 
 /// What a path leads to.
 struct Place {
@@ -70,7 +78,7 @@ impl<'a> Watcher<'a> {
                 PollFd::new(ended, PollFlags::IN),
             ];
             match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let (asked, over) = (fds[0].revents(), fds[1].revents());
@@ -95,19 +103,18 @@ impl<'a> Watcher<'a> {
 
     /// What was found: the accesses, and how many more there were.
     pub fn into_found(self) -> (Vec<Access>, usize) {
-        let accesses = self
-            .found
-            .into_iter()
-            .map(|((what, target), program)| Access {
-                what,
-                target,
-                program,
-            });
+        let accesses = self.found.into_iter().map(|((what, target), seen)| Access {
+            what,
+            target,
+            program: seen.program,
+            through: seen.through,
+        });
         (accesses.collect(), self.more)
     }
 
     /// Whether a call touches only what it may; what else it touches is noted.
     fn look(&mut self, call: &Call) -> bool {
+        let mut through = None;
         let undeclared = match call.number {
             libc::SYS_socket => self.socket(call),
             libc::SYS_connect => self.argument(call, 1, What::Connect),
@@ -118,7 +125,11 @@ impl<'a> Watcher<'a> {
             libc::SYS_prctl => Some((What::Hide, process_name(call.thread))),
             number => {
                 let touches = touches(number, &call.arguments);
-                touches.iter().find_map(|touch| self.touch(call, touch))
+                touches.iter().find_map(|touch| {
+                    let undeclared = self.touch(call, touch)?;
+                    through = self.system_path(call, touch);
+                    Some(undeclared)
+                })
             }
         };
         let undeclared = match call.is_hidden() {
@@ -131,8 +142,11 @@ impl<'a> Watcher<'a> {
         if self.found.len() >= KEPT {
             self.more += usize::from(!self.found.contains_key(&(what, target)));
         } else {
-            let program = || process_name(call.thread);
-            self.found.entry((what, target)).or_insert_with(program);
+            let seen = || Seen {
+                program: process_name(call.thread),
+                through,
+            };
+            self.found.entry((what, target)).or_insert_with(seen);
         }
         false
     }
@@ -224,14 +238,24 @@ impl<'a> Watcher<'a> {
     }
 
     /// Whether a path needs no closer look to be read: it names a part of the
-    /// system, and nothing in it leads elsewhere.
+    /// system, and no link on it leads elsewhere.
     fn is_plainly_system(&self, path: &[u8]) -> bool {
-        let text = OsStr::from_bytes(path);
+        self.names_system(path) && !has_link(path)
+    }
+
+    /// Whether a path names a part of the system.
+    fn names_system(&self, path: &[u8]) -> bool {
         path.starts_with(b"/")
-            && self.rules.system.cover(Path::new(text))
+            && self.rules.system.cover(Path::new(OsStr::from_bytes(path)))
             && !path.windows(4).any(|part| part == b"/../")
             && !path.ends_with(b"/..")
-            && !(path.starts_with(b"/proc/") && leads_elsewhere(path))
+    }
+
+    /// The path of the system by which a call came to what is none of it.
+    fn system_path(&self, call: &Call, touch: &Touch) -> Option<String> {
+        let path = call.path(touch.path)?;
+        let within = self.names_system(&path) && !path.starts_with(b"/proc/");
+        within.then(|| String::from_utf8_lossy(&path).into_owned())
     }
 
     fn undeclared(&self, what: What, place: &Place) -> Option<(What, String)> {
@@ -339,11 +363,11 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Whether a path below `/proc` may lead to files of a process.
-fn leads_elsewhere(path: &[u8]) -> bool {
-    let parts = path.split(|b| *b == b'/');
-    let links: [&[u8]; 6] = [b"root", b"cwd", b"fd", b"exe", b"map_files", b"task"];
-    parts.into_iter().any(|part| links.contains(&part))
+/// Whether there is a link on the way to what is at an absolute path.
+fn has_link(path: &[u8]) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = openat2(CWD, path, flags, Bits::empty(), ResolveFlags::NO_SYMLINKS);
+    matches!(opened, Err(Errno::LOOP | Errno::NOSYS))
 }
 
 /// Whether something has no place among files: a pipe, a socket, memory.
