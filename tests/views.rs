@@ -230,7 +230,7 @@ fn checked(trace: &Value) -> Vec<Value> {
     let mut waits: Vec<&Value> = Vec::new();
     for event in events {
         let same = |wait: &&Value| ["cat", "id", "name"].iter().all(|f| wait[*f] == event[*f]);
-        let open = waits.iter().position(|wait| same(wait));
+        let open = waits.iter().position(same);
         match (event["ph"].as_str().unwrap(), open) {
             ("b", None) => waits.push(event),
             ("e", Some(at)) => {
