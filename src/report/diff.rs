@@ -53,7 +53,7 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
     lines.extend(step.data.iter().take(NAMED).flat_map(data_lines));
     lines.extend(more(step.data.len(), "input").map(|more| format!("    {more}")));
     for output in &step.outputs {
-        let [old, new] = output.digests.map(short);
+        let [old, new] = output.digests.map(Digest::short_or_nothing);
         let path = clean(&output.path);
         lines.push(format!("    output {path}: {old} → {new}"));
         for difference in &output.differences {
@@ -122,7 +122,7 @@ fn setting_lines(change: &KeyChange, note: &str) -> Vec<String> {
 }
 
 fn data_lines(data: &DataChange) -> Vec<String> {
-    let [old, new] = data.digests.map(short);
+    let [old, new] = data.digests.map(Digest::short_or_nothing);
     let rows = data.rows.map(|rows| {
         format!(
             "      rows {} → {}: {} added, {} removed",
@@ -145,8 +145,4 @@ fn data_lines(data: &DataChange) -> Vec<String> {
             .map(|note| format!("      {}", clean(note))),
     );
     lines
-}
-
-fn short(digest: Option<Digest>) -> String {
-    digest.map_or("nothing".to_owned(), |digest| digest.short())
 }
