@@ -71,6 +71,11 @@ impl Digest {
         self.to_string()[..12].to_owned()
     }
 
+    /// The same of what may not be there.
+    pub fn short_or_nothing(digest: Option<Digest>) -> String {
+        digest.map_or_else(|| "nothing".to_owned(), |digest| digest.short())
+    }
+
     /// The first eight bytes as a number, to seed or to check with.
     pub fn prefix(&self) -> u64 {
         let mut first = [0; 8];

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     ("hash", &[]),
     ("files", &["hash"]),
-    ("compare", &["files"]),
+    ("compare", &["hash", "files"]),
     ("data", &["hash", "files"]),
     ("ml", &["hash", "files", "data"]),
     ("eval", &["hash", "files", "data"]),

@@ -209,6 +209,35 @@ fn a_running_step_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_step_is_followed_through_its_attempts() {
+    let space = space();
+    // The second attempt is over before anybody can look.
+    space.edit(
+        "echo said by first;",
+        "n=$(ls -d OUTSIDE/try* 2>/dev/null | wc -l); mkdir OUTSIDE/try$n; echo attempt $n; \
+         test $n != 0 || until test -e OUTSIDE/go; do sleep 0.02; done; test $n = 2 || exit 3;",
+    );
+    space.edit(
+        "[steps.first]",
+        "[steps.first]\nretry = { times = 2, wait = '20ms' }",
+    );
+    let running = space.start(&["build", "first"]);
+    running.wait_for("step-started", 1);
+    let mut command = space.command(&["log", "-f", "first"]);
+    let mut follow = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = follow.stdout.take().unwrap();
+    let mut seen = [0; 10];
+    out.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"attempt 0\n", "before the first attempt ends");
+    fs::write(space.outside("go"), "").unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "attempt 1\nattempt 2\n");
+    assert!(follow.wait().unwrap().success());
+    assert_eq!(running.end().code, Some(0));
+}
+
+#[test]
 fn the_state_of_everything() {
     let space = space();
     let status = || {

@@ -186,6 +186,25 @@ fn a_refused_read_fails_the_step_even_if_the_program_goes_on() {
 }
 
 #[test]
+fn what_was_refused_is_not_tried_again() {
+    if !can_hold() {
+        return;
+    }
+    let space = space(
+        "cat PROJECT/data/secret.txt > out.txt",
+        "sandbox = true\nretry = { times = 2, wait = 0 }",
+    );
+    let run = space.build(&[]);
+    assert_eq!(error(&run).0, undeclared(READ_SECRET));
+    assert_eq!(run.of_kind("step-retried").len(), 0, "{run}");
+    // A failure of its own is.
+    space.edit("cat ", "exit 3; cat ");
+    let run = space.build(&[]);
+    assert_eq!(error(&run).0, "the program ended with exit code 3");
+    assert_eq!(run.of_kind("step-retried").len(), 2, "{run}");
+}
+
+#[test]
 fn no_way_around_leads_to_an_undeclared_file() {
     if !can_hold() {
         return;
@@ -207,6 +226,50 @@ fn no_way_around_leads_to_an_undeclared_file() {
         assert_eq!(message, undeclared(READ_SECRET), "{way}");
         assert!(!space.exists("cache/out/main/a/out.txt"), "{way}");
     }
+}
+
+/// Builds where `/opt`, a part of the system, is the folder `opt` beside the
+/// project; none where that cannot be arranged.
+fn build_with_opt(space: &Space) -> Option<Run> {
+    let mount = format!("mount --bind {} /opt", space.outside("opt").display());
+    let script = format!("{mount} && exec \"$@\"");
+    let within = [
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        &script,
+        "sh",
+    ];
+    if !support::can_unshare(&within) {
+        eprintln!("SKIPPED: nothing can be mounted here");
+        return None;
+    }
+    Some(space.start_within("unshare", &within, &["build"]).end())
+}
+
+#[test]
+fn a_link_of_the_system_that_leads_out_of_it_is_named_with_its_target() {
+    if !can_hold() {
+        return;
+    }
+    let space = held("cat /opt/settings > out.txt; true");
+    fs::create_dir(space.outside("opt")).unwrap();
+    fs::create_dir(space.outside("far")).unwrap();
+    fs::write(space.outside("far/away"), "x").unwrap();
+    symlink(space.outside("far/away"), space.outside("opt/settings")).unwrap();
+    let Some(run) = build_with_opt(&space) else {
+        return;
+    };
+    assert_eq!(run.code, Some(1), "{run}");
+    let (message, hint) = error(&run);
+    let away = space.outside("far/away");
+    let wanted = format!("read {} through /opt/settings", away.display());
+    assert_eq!(message, undeclared(&wanted));
+    assert_eq!(hint, "allow it: sandbox = { read = [\"/opt/settings\"] }");
+    space.edit("sandbox = true", "sandbox = { read = ['/opt/settings'] }");
+    assert_eq!(build_with_opt(&space).unwrap().code, Some(0));
 }
 
 #[test]
@@ -324,6 +387,40 @@ fn the_network_fails_and_is_named() {
 // Keys, ends and requests
 
 #[test]
+fn the_environment_is_the_same_with_a_sandbox_and_without() {
+    if !can_hold() {
+        return;
+    }
+    let space = space("env | grep -v -e TMPDIR -e PWD | sort > out.txt", "");
+    space.built(&[]);
+    let without = space.read("cache/out/main/a/out.txt");
+    assert!(without.contains("PYTHONDONTWRITEBYTECODE=1\n"), "{without}");
+    space.edit("outputs", "sandbox = true\noutputs");
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/out.txt"), without);
+}
+
+#[test]
+fn python_leaves_its_sources_alone() {
+    let space = Space::new(
+        "[steps.a]\nuses = 'command'\nrun = ['python3', '${inputs.scripts}/main.py']\n\
+         inputs = { scripts = 'scripts' }\noutputs = { out = 'out.txt' }\n",
+    );
+    space.write(
+        "scripts/main.py",
+        "import helper\nopen('out.txt', 'w').write(helper.X)\n",
+    );
+    space.write("scripts/helper.py", "X = 'x'\n");
+    let run = space.build(&[]);
+    if run.err.contains("failed to start python3") {
+        eprintln!("SKIPPED: there is no python3");
+        return;
+    }
+    assert_eq!(run.code, Some(0), "{run}");
+    assert!(!space.exists("scripts/__pycache__"));
+}
+
+#[test]
 fn turning_it_on_runs_the_step_and_turning_it_off_restores_it() {
     if !can_hold() {
         return;
@@ -425,7 +522,7 @@ fn an_audit_with_a_trace_tells_what_was_not_declared() {
 #[test]
 fn a_trace_finds_what_a_script_imports() {
     let space = Space::new(
-        "[steps.a]\nuses = 'command'\nrun = ['python3', '-B', '${inputs.script}']\n\
+        "[steps.a]\nuses = 'command'\nrun = ['python3', '${inputs.script}']\n\
          inputs = { script = 'scripts/main.py' }\noutputs = { out = 'out.txt' }\n",
     );
     space.write(

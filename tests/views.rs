@@ -206,19 +206,82 @@ fn a_page_is_whole_in_itself() {
 
 // Profiles
 
-#[test]
-fn a_profile_has_spans_that_nest() {
-    let space = space(2);
-    let file = space.outside("profile.json");
-    space.built(&["--profile", file.to_str().unwrap()]);
-    let trace: Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+/// The events of a trace, which are what the description of the trace event
+/// format allows: the fields of each phase and no others, of the right types;
+/// spans of a lane that nest; waits that begin before they end, once each;
+/// lanes and processes that have a name.
+fn checked(trace: &Value) -> Vec<Value> {
+    let object = trace.as_object().unwrap();
+    let fields: Vec<&str> = object.keys().map(String::as_str).collect();
+    assert_eq!(fields, ["displayTimeUnit", "traceEvents"]);
+    assert_eq!(trace["displayTimeUnit"], "ms");
     let events = trace["traceEvents"].as_array().unwrap();
-    let spans: Vec<&Value> = events.iter().filter(|event| event["ph"] == "X").collect();
-    let named = |name: &str| spans.iter().filter(|span| span["name"] == name).count();
-    for name in ["folder", "after", "load", "open"] {
-        assert_eq!(named(name), 1, "{name}: {spans:?}");
+    events.iter().for_each(check_fields);
+    let of_phase = |phase: &'static str| events.iter().filter(move |e| e["ph"] == phase);
+    let named = |what: &str, event: &Value| {
+        of_phase("M")
+            .any(|m| m["name"] == what && m["pid"] == event["pid"] && m["tid"] == event["tid"])
+    };
+    for span in of_phase("X") {
+        assert!(named("thread_name", span), "{span}");
     }
-    assert!(named("decide") >= 2 && named("store") == 2 && named("commit") >= 1);
+    assert!(of_phase("M").any(|m| m["name"] == "process_name"));
+    check_nesting(&of_phase("X").collect::<Vec<_>>());
+    let mut waits: Vec<&Value> = Vec::new();
+    for event in events {
+        let same = |wait: &&Value| ["cat", "id", "name"].iter().all(|f| wait[*f] == event[*f]);
+        let open = waits.iter().position(same);
+        match (event["ph"].as_str().unwrap(), open) {
+            ("b", None) => waits.push(event),
+            ("e", Some(at)) => {
+                let begun = waits.remove(at)["ts"].as_u64();
+                assert!(begun <= event["ts"].as_u64(), "{event}");
+            }
+            ("b" | "e", _) => panic!("not a pair: {event}"),
+            _ => {}
+        }
+    }
+    assert!(waits.is_empty(), "never ends: {waits:?}");
+    let counted: Vec<u64> = of_phase("C").map(|e| e["ts"].as_u64().unwrap()).collect();
+    assert!(
+        counted.is_sorted(),
+        "a counter goes back in time: {counted:?}"
+    );
+    events.clone()
+}
+
+fn check_fields(event: &Value) {
+    let fields: Vec<&str> = event
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let wanted: &[&str] = match event["ph"].as_str().unwrap() {
+        "X" => &["args", "cat", "dur", "name", "ph", "pid", "tid", "ts"],
+        "C" => &["args", "cat", "name", "ph", "pid", "tid", "ts"],
+        "b" | "e" => &["args", "cat", "id", "name", "ph", "pid", "tid", "ts"],
+        "M" => &["args", "name", "ph", "pid", "tid"],
+        phase => panic!("{phase} is no phase of this trace: {event}"),
+    };
+    let mut fields = fields;
+    fields.sort();
+    assert_eq!(fields, wanted, "{event}");
+    for (field, value) in event.as_object().unwrap() {
+        let fits = match field.as_str() {
+            "args" => value.is_object(),
+            "dur" | "pid" | "tid" | "ts" => value.is_u64(),
+            _ => value.as_str().is_some_and(|text| !text.is_empty()),
+        };
+        assert!(fits, "{field} of {event}");
+    }
+    if event["ph"] == "C" {
+        let mut values = event["args"].as_object().unwrap().values();
+        assert!(values.all(Value::is_u64), "{event}");
+    }
+}
+
+fn check_nesting(spans: &[&Value]) {
     let of = |span: &Value| {
         let number = |field| span[field].as_u64().unwrap();
         (number("tid"), number("ts"), number("ts") + number("dur"))
@@ -231,9 +294,69 @@ fn a_profile_has_spans_that_nest() {
             assert!(lane != other || beside || inside, "{a}\n{b}");
         }
     }
+}
+
+/// The checked events of a build's profile, however the build ended.
+fn profile(space: &Space, arguments: &[&str]) -> Vec<Value> {
+    let file = space.outside("profile.json");
+    space.build(&[&["--profile", file.to_str().unwrap()], arguments].concat());
+    checked(&serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap())
+}
+
+#[test]
+fn a_profile_has_spans_that_nest() {
+    let space = space(2);
+    let events = profile(&space, &[]);
+    let spans: Vec<&Value> = events.iter().filter(|event| event["ph"] == "X").collect();
+    let named = |name: &str| spans.iter().filter(|span| span["name"] == name).count();
+    for name in ["folder", "after", "load", "open"] {
+        assert_eq!(named(name), 1, "{name}: {spans:?}");
+    }
+    assert!(named("decide") >= 2 && named("store") == 2 && named("commit") >= 1);
     let counters = events.iter().filter(|event| event["ph"] == "C");
     let most = counters
         .map(|c| c["args"]["running"].as_u64().unwrap())
         .max();
     assert_eq!(most, Some(1), "one needs the other");
+    // Of a build that does nothing, too.
+    assert!(
+        profile(&space, &[])
+            .iter()
+            .all(|event| event["name"] != "folder")
+    );
+}
+
+#[test]
+fn a_profile_of_retries_failures_and_steps_at_once_is_as_strict() {
+    let step = |name: &str, run: &str, more: &str| {
+        format!(
+            "[steps.{name}]\nuses = 'command'\nrun = '{run}'\noutputs = {{ x = 'x' }}\n{more}\n"
+        )
+    };
+    let space = Space::new(
+        &[
+            step("slow", "sleep 0.2; touch x", ""),
+            step("fine", "sleep 0.1; touch x", ""),
+            step(
+                "again",
+                "mkdir OUTSIDE/once && exit 3; touch x",
+                "retry = { times = 1, wait = 0 }",
+            ),
+            step("bad", "exit 3", ""),
+            step("after", "touch x", "inputs = { bad = \"@bad\" }"),
+        ]
+        .concat(),
+    );
+    let events = profile(&space, &["-k", "-j", "3"]);
+    let spans = |name: &str| {
+        let spans = events
+            .iter()
+            .filter(|e| e["ph"] == "X" && e["name"] == name);
+        let ends: Vec<&str> = spans.map(|e| e["args"]["end"].as_str().unwrap()).collect();
+        ends
+    };
+    assert_eq!(spans("again"), ["tried again", "finished"]);
+    assert_eq!(spans("bad"), ["failed"]);
+    assert_eq!(spans("slow"), ["finished"]);
+    assert_eq!(spans("after").len(), 0);
 }

@@ -37,9 +37,8 @@ pub(super) fn options(session: &Session, run: &Run, from_watch: bool) -> BuildOp
 
 /// What may be handed out to steps.
 pub(super) fn limits(run: &Run, machine: &Machine) -> Limits {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Limits {
-        jobs: run.jobs.unwrap_or_else(cores),
+        jobs: run.jobs.unwrap_or_else(crate::step::processors),
         cpus: machine.cpus,
         memory: machine.memory,
         gpus: machine.gpus.clone().map(|list| list.0),

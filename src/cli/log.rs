@@ -1,6 +1,6 @@
 //! `retune log`: what a step printed when it last ran, or prints now.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -75,42 +75,67 @@ fn print(session: &Session, printed: &Printed<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Prints what a step prints until it ends; false if it is not going to run.
+/// Prints what a step prints until it ends, through all its attempts; false if
+/// it is not going to run.
 fn follow(session: &Session, workspace: &Workspace, step: &str) -> Result<bool, Failure> {
-    let mut seen = None;
+    let Some(mut now) = ops::following(workspace, step, None)? else {
+        return Ok(false);
+    };
+    let run = now.run.clone();
+    let look = || ops::following(workspace, step, Some(&run));
+    // What has ended before the first look is not followed any more.
+    let before = now.attempts.len() - usize::from(now.running);
+    let mut printed = before;
     loop {
-        match ops::following(workspace, step)? {
-            Following::Nothing => return Ok(seen.is_some()),
-            // It ended before the first look.
-            Following::Ended(_) if seen.is_none() => return Ok(false),
-            Following::Ended(started) if seen == started => return Ok(true),
-            Following::Running { started, log } if seen.as_ref() != Some(&started) => {
-                seen = Some(started.clone());
-                let ended = || match ops::following(workspace, step) {
-                    Ok(Following::Running { started: now, .. }) => now != started,
-                    _ => true,
-                };
-                print_growing(session, &log, ended)?;
+        while let Some(log) = now.attempts.get(printed) {
+            let running = now.running && printed + 1 == now.attempts.len();
+            let goes_on = || match look() {
+                Ok(Some(now)) => now.running && now.attempts.len() == printed + 1,
+                _ => false,
+            };
+            let whole = match running {
+                true => print_growing(session, log, goes_on)?,
+                false => print_whole(session, log)?,
+            };
+            if !whole {
+                break;
             }
-            _ => std::thread::sleep(LOOK_EVERY),
+            printed += 1;
         }
+        if now.over {
+            return Ok(printed > before);
+        }
+        std::thread::sleep(LOOK_EVERY);
+        now = look()?.unwrap_or(Following { over: true, ..now });
     }
 }
 
-/// Prints a file that grows until `ended` and all of it is printed. The file
-/// may be moved meanwhile.
-fn print_growing(session: &Session, path: &Path, ended: impl Fn() -> bool) -> io::Result<()> {
+/// Prints a file that grows until it does not `go_on` and all of it is
+/// printed; false if it was moved too soon. It may be moved meanwhile.
+fn print_growing(session: &Session, path: &Path, goes_on: impl Fn() -> bool) -> io::Result<bool> {
     let Ok(mut file) = File::open(path) else {
-        return Ok(());
+        return Ok(false);
     };
+    // By now the place may be another step's, and so the file.
+    if !goes_on() {
+        return Ok(false);
+    }
     loop {
-        let last = ended();
+        let last = !goes_on();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         session.output.print_bytes(&bytes)?;
         if last {
-            return Ok(());
+            return Ok(true);
         }
         std::thread::sleep(LOOK_EVERY);
     }
+}
+
+/// Prints the log of an attempt that has ended. It may have printed nothing.
+fn print_whole(session: &Session, path: &Path) -> io::Result<bool> {
+    if let Ok(bytes) = fs::read(path) {
+        session.output.print_bytes(&bytes)?;
+    }
+    Ok(true)
 }

@@ -14,11 +14,13 @@ mod tree;
 
 use serde::Serialize;
 
+use crate::hash::Digest;
+
 pub use bytes::BytesDifference;
 pub use json::{JsonDifference, KeyChange, json_changes};
 pub use number::{Gap, Real};
 pub use rows::{RowsDifference, rows_between};
-pub use tensors::{TensorChange, TensorDifference, TensorsDifference};
+pub use tensors::{TensorChange, TensorDifference, TensorWords, TensorsDifference};
 pub use text::TextDifference;
 pub use tolerance::{Limits, Tolerance};
 pub use tree::{compare, compare_files};
@@ -53,9 +55,9 @@ pub enum What {
     /// Only the digests are known.
     Digest {
         /// Before.
-        old: String,
+        old: Digest,
         /// Now.
-        new: String,
+        new: Digest,
     },
     /// Two safetensors files.
     Tensors(TensorsDifference),
@@ -90,7 +92,7 @@ impl Difference {
             What::Removed => vec!["not there any more".to_owned()],
             What::Added => vec!["was not there before".to_owned()],
             What::Shape { old, new } => vec![format!("was {old}, is {new}")],
-            What::Digest { old, new } => vec![format!("{} → {}", short(old), short(new))],
+            What::Digest { old, new } => vec![format!("{} → {}", old.short(), new.short())],
             What::Tensors(tensors) => tensors.lines(),
             What::Json(json) => json.lines(),
             What::Rows(rows) => rows.lines(),
@@ -109,11 +111,6 @@ impl Difference {
             _ => None,
         }
     }
-}
-
-/// The beginning of a digest: enough for a person to compare.
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }
 
 /// How many of several things are told in words; all are in the data.

@@ -99,14 +99,38 @@ pub enum TensorChange {
     },
 }
 
-impl TensorDifference {
-    pub(super) fn line(&self) -> String {
-        let name = &self.name;
-        let text = match &self.change {
-            TensorChange::Added { dtype, shape } => format!("{name} {dtype}{shape:?}: added"),
-            TensorChange::Removed { dtype, shape } => format!("{name} {dtype}{shape:?}: removed"),
-            TensorChange::Dtype { old, new } => format!("{name}: {old} → {new}"),
-            TensorChange::Shape { old, new } => format!("{name}: shape {old:?} → {new:?}"),
+/// A change of a tensor in words, part by part; what there is not is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TensorWords {
+    /// Its type and shape, or what became of them.
+    pub what: String,
+    /// How many of its values differ, or that it came or went.
+    pub differing: String,
+    /// The index of the first that does.
+    pub first: String,
+    /// Its value before.
+    pub old: String,
+    /// Its value now.
+    pub new: String,
+}
+
+impl TensorChange {
+    /// The words.
+    pub fn words(&self) -> TensorWords {
+        let only = |dtype: &str, shape: &[usize], differing: &str| TensorWords {
+            what: format!("{dtype}{shape:?}"),
+            differing: differing.to_owned(),
+            ..TensorWords::default()
+        };
+        let other = |what: String| TensorWords {
+            what,
+            ..TensorWords::default()
+        };
+        match self {
+            TensorChange::Added { dtype, shape } => only(dtype, shape, "added"),
+            TensorChange::Removed { dtype, shape } => only(dtype, shape, "removed"),
+            TensorChange::Dtype { old, new } => other(format!("type {old} → {new}")),
+            TensorChange::Shape { old, new } => other(format!("shape {old:?} → {new:?}")),
             TensorChange::Values {
                 dtype,
                 shape,
@@ -115,21 +139,46 @@ impl TensorDifference {
                 first,
                 old,
                 new,
-                gap,
                 nans,
-            } => {
-                let mut text = format!(
-                    "{name} {dtype}{shape:?}: {differing} of {elements}, first at {first:?} {old} → {new}"
-                );
-                if let Some(gap) = gap {
-                    text.push_str(&format!(", {gap}"));
-                }
-                if *nans > 0 {
-                    text.push_str(&format!(", {nans} NaN on one side only"));
-                }
-                text
-            }
-        };
+                ..
+            } => TensorWords {
+                what: format!("{dtype}{shape:?}"),
+                differing: match nans {
+                    0 => format!("{differing} of {elements}"),
+                    n => format!("{differing} of {elements} ({n} NaN on one side only)"),
+                },
+                first: format!("{first:?}"),
+                old: old.clone(),
+                new: new.clone(),
+            },
+        }
+    }
+
+    /// How far its values are apart at most, where they are read.
+    pub fn gap(&self) -> Option<Gap> {
+        match self {
+            TensorChange::Values { gap, .. } => *gap,
+            _ => None,
+        }
+    }
+}
+
+impl TensorDifference {
+    pub(super) fn line(&self) -> String {
+        let words = self.change.words();
+        let mut text = format!("{} {}", self.name, words.what);
+        if !words.differing.is_empty() {
+            text.push_str(&format!(": {}", words.differing));
+        }
+        if !words.first.is_empty() {
+            let TensorWords {
+                first, old, new, ..
+            } = &words;
+            text.push_str(&format!(", first at {first} {old} → {new}"));
+        }
+        if let Some(gap) = self.change.gap() {
+            text.push_str(&format!(", {gap}"));
+        }
         match self.within {
             true => text + " (within tolerance)",
             false => text,
@@ -139,13 +188,7 @@ impl TensorDifference {
 
 impl TensorsDifference {
     pub(super) fn gap(&self) -> Option<Gap> {
-        let gaps = self
-            .tensors
-            .iter()
-            .filter_map(|tensor| match &tensor.change {
-                TensorChange::Values { gap, .. } => *gap,
-                _ => None,
-            });
+        let gaps = self.tensors.iter().filter_map(|tensor| tensor.change.gap());
         gaps.reduce(Gap::max)
     }
 
@@ -518,10 +561,10 @@ mod tests {
         let (found, within) = between(&old, &new, &Tolerance::default()).unwrap();
         assert!(!within);
         insta::assert_snapshot!(found.lines().join("\n"), @"
-        a f32[2, 2]: 3 of 4, first at [0, 1] 2.0 → 2.5, max abs inf, max rel inf, 1 NaN on one side only
+        a f32[2, 2]: 3 of 4 (1 NaN on one side only), first at [0, 1] 2.0 → 2.5, max abs inf, max rel inf
         gone f32[1]: removed
         new f32[1]: added
-        wide: shape [2] → [2, 1]
+        wide shape [2] → [2, 1]
         4 of 5 tensors differ: max abs inf, max rel inf
         ");
     }

@@ -75,7 +75,8 @@ impl Run<'_, '_> {
         let (node, key) = (self.node(id), flight.decided.key);
         let attempt = self.queue().attempt(id);
         let wait = node.settings.wait_after(attempt);
-        let Some(wait) = wait.filter(|_| matches!(self.stopping, Stopping::No)) else {
+        let again = matches!(self.stopping, Stopping::No) && !ended.result.refused;
+        let Some(wait) = wait.filter(|_| again) else {
             return self.fail(id, error, log, Some(key));
         };
         let store = self.with.around.store;

@@ -76,6 +76,10 @@ pub struct JobResult {
     /// What its program touched without declaring it, if it was traced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accesses: Vec<Access>,
+    /// Whether another attempt would fail for the same reason: the sandbox
+    /// refused something, or could not be had.
+    #[serde(skip)]
+    pub refused: bool,
 }
 
 fn unheld() -> String {
@@ -93,6 +97,7 @@ impl JobResult {
             sandbox: unheld(),
             warnings: Vec::new(),
             accesses: Vec::new(),
+            refused: false,
         }
     }
 }

@@ -38,6 +38,10 @@ pub struct LocalExecutor {
 /// themselves they are not part of a key.
 const PASSED_ON: [&str; 5] = ["PATH", "HOME", "LD_LIBRARY_PATH", "HF_HOME", "HF_ENDPOINT"];
 
+/// Tells Python not to write byte code beside its sources: these are inputs,
+/// and an input that changes while it is used fails the step.
+const NO_BYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
+
 /// Where programs are looked for when there is no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
@@ -69,6 +73,9 @@ impl LocalExecutor {
         let mut environment: BTreeMap<_, _> = self.environment.iter().cloned().collect();
         environment.insert("TMPDIR".into(), folder.tmp().into());
         environment.insert("RAYON_NUM_THREADS".into(), job.threads.to_string().into());
+        if job.program.is_some() {
+            environment.insert(NO_BYTECODE.into(), "1".into());
+        }
         let declared = job.environment.iter();
         environment.extend(declared.map(|(name, value)| (name.into(), value.into())));
         environment

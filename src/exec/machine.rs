@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::admit::Capacity;
-use crate::step::Grant;
+use crate::step::{Grant, processors};
 
 /// What the user says about the machine; the rest is found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Machine {
         with_gpus: bool,
         environment: &BTreeMap<String, String>,
     ) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let cores = processors() as u32;
         let threads = limits.cpus.unwrap_or(cores).max(1);
         let (gpus, order) = match (&limits.gpus, with_gpus) {
             (_, false) => (Vec::new(), None),
@@ -238,8 +238,7 @@ mod tests {
             cpus: 1000,
             ..Grant::default()
         };
-        let cores = std::thread::available_parallelism().unwrap().get();
-        assert_eq!(machine.threads(&all), cores);
+        assert_eq!(machine.threads(&all), processors());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::plan::{Provenance, Settled, Surroundings};
 use crate::record::{
     Lock, LockedStep, ProvenanceRecorder, RUN_FORMAT, RUNS, RunHeader, RunLog, stamp,
 };
-use crate::step::Registry;
+use crate::step::{Registry, processors};
 use crate::store::{LocalStore, StatCache};
 
 /// What to build and how.
@@ -52,7 +52,7 @@ impl Default for BuildOptions {
         BuildOptions {
             targets: Vec::new(),
             limits: Limits {
-                jobs: cores(),
+                jobs: processors(),
                 ..Limits::default()
             },
             keep_going: false,
@@ -64,11 +64,6 @@ impl Default for BuildOptions {
             last: false,
         }
     }
-}
-
-/// Processors that this process may use.
-pub(super) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// Builds.

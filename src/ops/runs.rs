@@ -13,7 +13,7 @@ use crate::files::Lock;
 use crate::hash::Digest;
 use crate::pipeline::{Overrides, PipelineName, StepName};
 use crate::record::{
-    RunHeader, RunLine, RunRecord, StepEnd, StepInRun, find_run, list_runs, step_log,
+    RunHeader, RunLine, RunRecord, StepEnd, StepInRun, attempt_log, find_run, list_runs, step_log,
 };
 use crate::store::{LocalStore, Store};
 
@@ -234,39 +234,60 @@ fn working_log(workspace: &Workspace, step: &StepInRun) -> Option<PathBuf> {
     Some(WorkFolder::at(workspace.cache.join(work)).log())
 }
 
-/// What there is to follow of a step.
+/// What there is to follow of a step in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Following {
-    /// No build goes on, or none that will run the step.
-    Nothing,
-    /// A build goes on and has not begun the step yet.
-    Waiting,
-    /// It runs.
-    Running {
-        /// When it was started.
-        started: String,
-        /// What it has printed so far.
-        log: PathBuf,
-    },
-    /// The build that goes on has done with the step, which was started then.
-    Ended(Option<String>),
+pub struct Following {
+    /// The run.
+    pub run: String,
+    /// The log of each attempt that was begun; one that printed nothing may
+    /// have none.
+    pub attempts: Vec<PathBuf>,
+    /// Whether the last of them goes on.
+    pub running: bool,
+    /// Whether no other will be begun.
+    pub over: bool,
 }
 
-/// Looks what there is to follow of a step now.
-pub fn following(workspace: &Workspace, step: &str) -> Result<Following, OpsError> {
-    let Some(run) = current_run(workspace)? else {
-        return Ok(Following::Nothing);
+/// Looks what there is to follow of a step now: in the build that goes on, or
+/// in `run`, which was that when this was last asked. None if there is none.
+pub fn following(
+    workspace: &Workspace,
+    step: &str,
+    run: Option<&str>,
+) -> Result<Option<Following>, OpsError> {
+    let current = current_run(workspace)?;
+    let goes_on = |run: &str| current.as_ref().is_some_and(|c| c.header.run == run);
+    let over = run.is_some_and(|run| !goes_on(run));
+    let record = match (current, run) {
+        (_, Some(run)) if over => RunRecord::read(&workspace.cache, run)?,
+        (Some(current), _) => current,
+        (None, _) => return Ok(None),
     };
-    let found = step.parse::<StepName>().ok();
-    let Some(step) = found.and_then(|name| run.steps.get(&name).cloned()) else {
-        return Ok(Following::Waiting);
+    let run = record.header.run.clone();
+    let name = step.parse::<StepName>().ok();
+    let found = name.and_then(|name| record.steps.get_key_value(&name));
+    let Some((name, step)) = found else {
+        return Ok(Some(Following {
+            run,
+            attempts: Vec::new(),
+            running: false,
+            over,
+        }));
     };
-    let log = working_log(workspace, &step);
-    Ok(match (step.end, step.started.clone().zip(log)) {
-        (StepEnd::Running, Some((started, log))) => Following::Running { started, log },
-        (StepEnd::Open, _) => Following::Waiting,
-        _ => Following::Ended(step.started),
-    })
+    let running = step.end == StepEnd::Running && !over;
+    let ended = !matches!(step.end, StepEnd::Running | StepEnd::Open);
+    let log = |(n, attempt): (usize, &u32)| match n + 1 == step.attempts.len() {
+        true => working_log(workspace, step)
+            .filter(|_| running)
+            .unwrap_or_else(|| step_log(&workspace.cache, &run, name)),
+        false => attempt_log(&workspace.cache, &run, name, *attempt),
+    };
+    Ok(Some(Following {
+        attempts: step.attempts.iter().enumerate().map(log).collect(),
+        running,
+        over: over || ended,
+        run: run.clone(),
+    }))
 }
 
 /// The log that belongs to a step's current result.

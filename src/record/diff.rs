@@ -5,10 +5,12 @@ use serde::Serialize;
 use crate::compare::{Difference, KeyChange};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
+use crate::plan::FileChanges;
 use crate::store::Key;
 
-/// The version of the comparison's JSON. 1: the first.
-pub const DIFF_FORMAT: u32 = 1;
+/// The version of the comparison's JSON. 1: the first. 2: `files` of an input
+/// that is a folder, and `unknown` changes.
+pub const DIFF_FORMAT: u32 = 2;
 
 /// What is different between two states of a pipeline.
 #[derive(Debug, Clone, Serialize)]
@@ -70,6 +72,8 @@ pub enum StepChange {
     Changed,
     /// The key is the same and the outputs are not.
     NotReproducible,
+    /// The key is the same, and whether the outputs are is not known.
+    Unknown,
     /// Only how it ended differs.
     Ended,
 }
@@ -86,6 +90,10 @@ pub struct DataChange {
     /// What came and went, where both contents can be had and are rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows: Option<RowCounts>,
+    /// The files that changed, came or went, where it is a folder and both
+    /// listings can be had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileChanges>,
     /// What is not known, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

@@ -111,7 +111,7 @@ impl Machine {
             architecture: std::env::consts::ARCH,
             cpu: field("/proc/cpuinfo", "model name"),
             cpu_features: cpu_features(),
-            cores: std::thread::available_parallelism().map_or(1, |n| n.get()),
+            cores: crate::step::processors(),
             memory: memory(),
             gpus: gpus(),
         }

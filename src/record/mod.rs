@@ -26,4 +26,6 @@ pub use environment::{Environment, Program};
 pub use lock::{Lock, LockError, LockedStep, Salvaged};
 pub use provenance::{ProvenanceRecorder, StoredRecord, read_record};
 pub use run_log::{RUN_FORMAT, RUNS, RunHeader, RunLog, stamp};
-pub use runs::{RunError, RunLine, RunRecord, StepEnd, StepInRun, find_run, list_runs, step_log};
+pub use runs::{
+    RunError, RunLine, RunRecord, StepEnd, StepInRun, attempt_log, find_run, list_runs, step_log,
+};

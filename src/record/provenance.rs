@@ -10,8 +10,9 @@ use super::environment::Environment;
 use crate::event::{Execution, Recorder};
 
 /// The version of the record's JSON. 1: the execution's fields, `environment`.
-/// 2: `resources` and `failed_attempts`.
-pub const FORMAT: u32 = 2;
+/// 2: `resources` and `failed_attempts`. 3: `sandbox`, which is nothing in the
+/// records of before.
+pub const FORMAT: u32 = 3;
 
 #[derive(Serialize)]
 struct Record<'a> {
@@ -66,5 +67,66 @@ impl Recorder for ProvenanceRecorder<'_> {
             environment,
         };
         serde_json::to_vec_pretty(&record).expect("plain data")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A record of the first format, field by field.
+    fn first() -> Value {
+        let digest = "ab".repeat(32);
+        json!({
+            "format": 1, "run": "20250101-000000.000", "pipeline": "p", "step": "s",
+            "key": digest,
+            "manifest": {
+                "format": 1, "kind": "command", "version": 1, "params": {"run": "true"},
+                "inputs": [], "environment": {},
+            },
+            "sources": {}, "inputs_from": [], "outputs": [], "started_ms": 1, "millis": 2,
+            "peak_memory": null, "threads": 1, "facts": {}, "log": null,
+            "environment": {"machine": {"cores": 2}},
+        })
+    }
+
+    #[test]
+    fn records_of_every_format_are_read() {
+        let read = |record: &Value| read_record(record.to_string().as_bytes()).unwrap();
+        let mut record = first();
+        let one = read(&record);
+        assert_eq!(one.execution.step.as_str(), "s");
+        assert_eq!(one.environment["machine"]["cores"], 2);
+        assert_eq!(
+            (
+                one.execution.sandbox.as_str(),
+                one.execution.failed_attempts.len()
+            ),
+            ("", 0)
+        );
+        record["format"] = json!(2);
+        record["resources"] = json!(one.execution.resources);
+        assert_eq!(read(&record), one);
+        record["format"] = json!(3);
+        record["sandbox"] = json!("landlock abi 7");
+        assert_eq!(read(&record).execution.sandbox, "landlock abi 7");
+        // Of a newer one what is known.
+        record["format"] = json!(FORMAT + 1);
+        record["news"] = json!({"a": 1});
+        assert_eq!(read(&record).execution.sandbox, "landlock abi 7");
+    }
+
+    #[test]
+    fn what_is_written_is_the_newest_format() {
+        let stored = read_record(first().to_string().as_bytes()).unwrap();
+        let recorder = ProvenanceRecorder::new(Path::new("/"));
+        let bytes = recorder.record(&stored.execution);
+        let record: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(
+            (&record["format"], &record["sandbox"]),
+            (&json!(3), &json!(""))
+        );
+        assert_eq!(read_record(&bytes).unwrap().execution, stored.execution);
     }
 }

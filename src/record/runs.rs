@@ -115,6 +115,9 @@ pub struct StepInRun {
     /// When it was last started, RFC 3339 in UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<String>,
+    /// The numbers of the attempts that were begun, as they were.
+    #[serde(skip)]
+    pub attempts: Vec<u32>,
     /// The work folder it was last given, relative to the store's.
     #[serde(skip)]
     pub work: Option<PathBuf>,
@@ -191,9 +194,14 @@ impl RunRecord {
                 self.step(step, StepEnd::Open).key = Some(*key);
             }
             Event::StepStarted {
-                step, key, work, ..
+                step,
+                key,
+                work,
+                attempt,
+                ..
             } => {
                 let step = self.step(step, StepEnd::Running);
+                step.attempts.push(*attempt);
                 step.key = Some(*key);
                 step.work = work.clone();
                 step.started = Some(time.clone());
@@ -286,6 +294,11 @@ fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub fn step_log(cache: &Path, run: &str, step: &StepName) -> PathBuf {
     let folder = cache.join(RUNS).join(run);
     folder.join(format!("{}.log", step.file()))
+}
+
+/// The log of an attempt that another followed.
+pub fn attempt_log(cache: &Path, run: &str, step: &StepName, attempt: u32) -> PathBuf {
+    step_log(cache, run, step).with_extension(format!("attempt-{attempt}.log"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What is different between two states of a pipeline, as a person reads it.
 
-use super::style::{Palette, clean, paint};
+use super::style::{Palette, clean, cut, paint};
 use super::words::count;
+use crate::compare::KeyChange;
 use crate::hash::Digest;
 use crate::record::{DataChange, StateDiff, StepChange, StepDiff};
 
@@ -19,8 +20,8 @@ pub fn diff_text(diff: &StateDiff, palette: &Palette) -> String {
         lines.push(paint(palette.strong, "environment"));
     }
     for change in &diff.environment {
-        let steps = count(change.steps.len(), "step");
-        lines.push(format!("    {} ({steps})", clean(&change.change.line())));
+        let steps = format!(" ({})", count(change.steps.len(), "step"));
+        lines.extend(setting_lines(&change.change, &steps));
     }
     lines.push(format!("{} the same", count(diff.same, "step")));
     lines.join("\n") + "\n"
@@ -34,6 +35,7 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
         StepChange::NotReproducible => {
             (palette.bad, "not reproducible: the same key, other outputs")
         }
+        StepChange::Unknown => (palette.warn, "the same key; its outputs are not known"),
         StepChange::Ended => (palette.bad, "ended in another way"),
     };
     let mut lines = vec![format!(
@@ -46,12 +48,12 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
     {
         lines.push(format!("    {old} → {new}"));
     }
-    for change in &step.settings {
-        lines.push(format!("    {}", clean(&change.line())));
-    }
-    lines.extend(step.data.iter().flat_map(data_lines));
+    let settings = step.settings.iter();
+    lines.extend(settings.flat_map(|change| setting_lines(change, "")));
+    lines.extend(step.data.iter().take(NAMED).flat_map(data_lines));
+    lines.extend(more(step.data.len(), "input").map(|more| format!("    {more}")));
     for output in &step.outputs {
-        let [old, new] = output.digests.map(short);
+        let [old, new] = output.digests.map(Digest::short_or_nothing);
         let path = clean(&output.path);
         lines.push(format!("    output {path}: {old} → {new}"));
         for difference in &output.differences {
@@ -79,8 +81,48 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
     lines
 }
 
+/// How many inputs, and how many files of one, are named.
+const NAMED: usize = 10;
+
+/// `and 3 more inputs`, if there are more than are named.
+fn more(n: usize, what: &str) -> Option<String> {
+    let more = n.checked_sub(NAMED).filter(|more| *more > 0)?;
+    let noun = if more == 1 { "" } else { "s" };
+    Some(format!("and {more} more {what}{noun} (--json has all)"))
+}
+
+/// How long a line may be.
+const WIDTH: usize = 80;
+
+/// A setting on one line, or with its values below it, from where they differ.
+fn setting_lines(change: &KeyChange, note: &str) -> Vec<String> {
+    let line = format!("    {}{note}", clean(&change.line()));
+    let (Some(old), Some(new)) = (&change.old, &change.new) else {
+        return vec![cut(&line, WIDTH)];
+    };
+    if line.chars().count() <= WIDTH {
+        return vec![line];
+    }
+    let (old, new) = (old.to_string(), new.to_string());
+    let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b);
+    let same = same.count();
+    let value = |sign: &str, value: &str| {
+        let value = clean(value);
+        let shown = match same > WIDTH / 2 {
+            true => format!("…{}", value.chars().skip(same - 20).collect::<String>()),
+            false => value,
+        };
+        cut(&format!("      {sign} {shown}"), WIDTH)
+    };
+    vec![
+        format!("    {}:{note}", clean(&change.path)),
+        value("-", &old),
+        value("+", &new),
+    ]
+}
+
 fn data_lines(data: &DataChange) -> Vec<String> {
-    let [old, new] = data.digests.map(short);
+    let [old, new] = data.digests.map(Digest::short_or_nothing);
     let rows = data.rows.map(|rows| {
         format!(
             "      rows {} → {}: {} added, {} removed",
@@ -90,14 +132,17 @@ fn data_lines(data: &DataChange) -> Vec<String> {
     let (input, from) = (clean(&data.input), clean(&data.from));
     let mut lines = vec![format!("    input {input} ({from}): {old} → {new}")];
     lines.extend(rows);
+    if let Some(files) = &data.files {
+        lines.push(format!("      {}", clean(&files.words("file"))));
+        let named = files.files.iter().take(NAMED);
+        lines.extend(named.map(|file| format!("        {}", clean(&file.to_string()))));
+        let more = more(files.files.len(), "file");
+        lines.extend(more.map(|more| format!("        {more}")));
+    }
     lines.extend(
         data.note
             .iter()
             .map(|note| format!("      {}", clean(note))),
     );
     lines
-}
-
-fn short(digest: Option<Digest>) -> String {
-    digest.map_or("nothing".to_owned(), |digest| digest.short())
 }

@@ -70,15 +70,24 @@ impl Profile {
         let from = from.max(self.ends.get(&lane).copied().unwrap_or(0));
         let to = to.max(from);
         self.ends.insert(lane, to);
+        let cat = if lane == SCHEDULER {
+            "scheduler"
+        } else {
+            "step"
+        };
+        self.complete(lane, cat, name, (from, to), args);
+    }
+
+    fn complete(&mut self, lane: u64, cat: &str, name: &str, (from, to): (u64, u64), args: Value) {
         self.events.push(json!({
-            "ph": "X", "pid": PROCESS, "tid": lane, "name": name, "ts": from, "dur": to - from,
-            "args": args,
+            "ph": "X", "cat": cat, "pid": PROCESS, "tid": lane, "name": name, "ts": from,
+            "dur": to - from, "args": args,
         }));
     }
 
     fn counter(&mut self, now: u64) {
         self.events.push(json!({
-            "ph": "C", "pid": PROCESS, "name": "steps", "ts": now,
+            "ph": "C", "cat": "queue", "pid": PROCESS, "tid": SCHEDULER, "name": "steps", "ts": now,
             "args": {"running": self.running.len(), "queued": self.waiting.len()},
         }));
     }
@@ -86,7 +95,7 @@ impl Profile {
     fn wait(&mut self, phase: &str, step: &StepName, now: u64) {
         self.events.push(json!({
             "ph": phase, "cat": "queue", "id": step.as_str(), "pid": PROCESS, "tid": SCHEDULER,
-            "name": format!("{step} waits"), "ts": now,
+            "name": format!("{step} waits"), "ts": now, "args": {},
         }));
     }
 
@@ -132,7 +141,7 @@ impl Profile {
 
     fn phase(&mut self, phase: Phase, step: Option<&StepName>, seconds: f64, now: u64) {
         let long = (seconds * 1e6) as u64;
-        let args = step.map_or(Value::Null, |step| json!({"step": step.as_str()}));
+        let args = step.map_or(json!({}), |step| json!({"step": step.as_str()}));
         let running = step.and_then(|step| self.running.get_mut(step));
         let Some(running) = running.filter(|_| phase == Phase::Store) else {
             let from = now.saturating_sub(long);
@@ -141,10 +150,8 @@ impl Profile {
         // Within the step's own span: the thread that waits for it does this.
         let from = now.saturating_sub(long).max(running.within);
         running.within = now;
-        self.events.push(json!({
-            "ph": "X", "pid": PROCESS, "tid": running.lane, "name": phase.word(), "ts": from,
-            "dur": now - from, "args": args,
-        }));
+        let lane = running.lane;
+        self.complete(lane, "store", phase.word(), (from, now), args);
     }
 }
 

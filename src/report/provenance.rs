@@ -26,6 +26,8 @@ pub fn provenance_text(record: &StoredRecord, palette: &Palette) -> String {
         .peak_memory
         .map(|bytes| format!("{} MiB", bytes.div_ceil(1 << 20)));
     facts.extend(memory.map(|memory| ("memory", memory)));
+    let sandbox = Some(&run.sandbox).filter(|held| !held.is_empty());
+    facts.extend(sandbox.map(|held| ("sandbox", held.clone())));
     facts.extend(run.log.map(|log| ("log", log.to_string())));
     let facts = facts
         .into_iter()

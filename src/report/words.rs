@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::problem::Problem;
 use super::style::{Palette, clean, cut, paint};
 use crate::event::{Event, Known, OtherOutput, Summary};
+use crate::hash::Digest;
 use crate::pipeline::StepName;
 use crate::plan::{Reason, Verdict};
 use crate::step::{Progress, StepError};
@@ -231,12 +232,8 @@ impl Words {
             Known::Lock => "the lock file has for the same key",
         };
         let mut lines = vec![format!("{head} {step} gave other outputs than {known}")];
-        let digest = |digest: &Option<crate::hash::Digest>| match digest {
-            Some(digest) => digest.short(),
-            None => "nothing".to_owned(),
-        };
         lines.extend(outputs.iter().map(|output| {
-            let (known, now) = (digest(&output.known), digest(&output.now));
+            let [known, now] = [output.known, output.now].map(Digest::short_or_nothing);
             format!("  {}: {known} → {now}", clean(&output.path))
         }));
         lines

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 pub use context::{Cancelled, Checkpoint, Context, Input, Progress, ProgressSink};
 pub use port::{Arity, InPort, OutPort, PortType, Purity};
 pub use registry::{Kind, Registry, Shape, schema_of};
-pub use resources::{Cpus, Gpus, Grant, Resources, Resumes};
+pub use resources::{Cpus, Gpus, Grant, Resources, Resumes, processors};
 pub use sandbox::{Sandbox, SandboxParam};
 
 /// Effective parameters of a step by name, defaults included.

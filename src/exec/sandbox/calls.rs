@@ -11,8 +11,11 @@ pub enum Intent {
     OpenHow(u64),
     /// Run.
     Run,
-    /// Change what is there, links followed or not.
+    /// Change what is there, links followed or not. Without a path it is the
+    /// folder's descriptor itself, which may be a file's.
     Change { follow: bool },
+    /// Make it the root of all paths.
+    Root,
     /// Make something where nothing is.
     Make,
     /// Remove or move away what is there.
@@ -30,9 +33,24 @@ pub struct Touch {
     pub intent: Intent,
     /// The folder that a relative path starts from.
     pub folder: i32,
-    /// Where the path lies in the caller's memory.
+    /// Where the path lies in the caller's memory; 0 for none.
     pub path: u64,
 }
+
+/// Calls by which files and sockets are reached that neither paths nor
+/// arguments in registers tell of, or that are newer than most kernels and do
+/// what a call of [`PATHS`] does: these have no names in the `libc` crate.
+pub const UNSEEN: &[i64] = &[
+    libc::SYS_io_uring_setup,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
+];
+
+/// The same on all architectures, as all numbers of their age.
+const SETXATTRAT: i64 = 463;
+const REMOVEXATTRAT: i64 = 466;
+const FILE_SETATTR: i64 = 469;
 
 /// The calls of [`touches`].
 pub const PATHS: &[i64] = &[
@@ -55,6 +73,11 @@ pub const PATHS: &[i64] = &[
     libc::SYS_lsetxattr,
     libc::SYS_removexattr,
     libc::SYS_lremovexattr,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fsetxattr,
+    libc::SYS_fremovexattr,
+    libc::SYS_chroot,
     #[cfg(not(target_arch = "riscv64"))]
     libc::SYS_renameat,
     #[cfg(target_arch = "x86_64")]
@@ -117,6 +140,10 @@ pub fn touches(number: i64, a: &[u64; 6]) -> Vec<Touch> {
             vec![here(CHANGE, a[0])]
         }
         libc::SYS_lsetxattr | libc::SYS_lremovexattr => vec![here(CHANGE_LINK, a[0])],
+        libc::SYS_fchmod | libc::SYS_fchown | libc::SYS_fsetxattr | libc::SYS_fremovexattr => {
+            vec![at(CHANGE, a[0], 0)]
+        }
+        libc::SYS_chroot => vec![here(Root, a[0])],
         libc::SYS_mkdirat | libc::SYS_mknodat => vec![at(Make, a[0], a[1])],
         libc::SYS_symlinkat => vec![at(Make, a[1], a[2])],
         libc::SYS_linkat => vec![at(Link, a[0], a[1]), at(Make, a[2], a[3])],

@@ -2,20 +2,18 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getppid, pidfd_open,
-    set_parent_process_death_signal, waitpid,
+    Pid, PidfdFlags, PidfdGetfdFlags, Signal, WaitOptions, WaitStatus, getppid, pidfd_getfd,
+    pidfd_open, set_parent_process_death_signal, waitpid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,8 +31,8 @@ use crate::step::StepError;
 struct Word {
     /// The interface of the Landlock that holds it.
     landlock: Option<u32>,
-    /// Whether its calls are asked about.
-    filter: bool,
+    /// Where in its hands its calls are asked about, if they are.
+    listener: Option<i32>,
     /// What could not be had.
     lacking: Option<String>,
     /// Why it does not become the program.
@@ -70,6 +68,14 @@ fn run(guard: &Guard, argv: &[OsString]) -> Result<WaitStatus, StepError> {
     };
     drop(theirs);
     ignore_requests();
+    // Where only ancestors may look into a process (Yama), what the program
+    // leaves to itself must stay a descendant of this one.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    send(
+        &ours,
+        &[u8::from(notify::may_look_into(child))],
+        SendFlags::empty(),
+    )?;
     let (status, report) = watch(guard, child, &ours)?;
     report.write(&WorkFolder::at(guard.folder.clone().into()))?;
     Ok(status)
@@ -90,30 +96,31 @@ fn fork() -> io::Result<Option<Pid>> {
 
 fn become_program(guard: &Guard, argv: &[OsString], watcher: &OwnedFd) -> ! {
     die_with_parent();
-    match take_on(guard) {
-        Ok((word, listener)) => {
-            say(watcher, &word, listener.as_ref());
-            drop(listener);
-            let failed = Some(execute(argv, guard.mode));
-            say(watcher, &Word { failed, ..word }, None);
+    let word = match take_on(guard, is_seen(watcher)) {
+        Ok((word, _listener)) => {
+            say(watcher, &word);
+            let failed = Some(execute(argv));
+            Word { failed, ..word }
         }
-        Err(failed) => {
-            let failed = Some(failed);
-            say(
-                watcher,
-                &Word {
-                    failed,
-                    ..Word::default()
-                },
-                None,
-            );
-        }
-    }
+        Err(failed) => Word {
+            failed: Some(failed),
+            ..Word::default()
+        },
+    };
+    say(watcher, &word);
     std::process::exit(127)
 }
 
-/// Takes the rules upon this process.
-fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
+/// Whether the watcher can look into this process: it says so first.
+fn is_seen(watcher: &OwnedFd) -> bool {
+    let mut word = [0];
+    let heard = recv(watcher, &mut word, RecvFlags::empty());
+    heard.is_ok() && word == [1]
+}
+
+/// Takes the rules upon this process, which its watcher can look into if it is
+/// `seen`.
+fn take_on(guard: &Guard, seen: bool) -> Result<(Word, Option<OwnedFd>), StepError> {
     let held = guard.mode != Mode::Watch;
     let optional = guard.mode == (Mode::Hold { required: false });
     let mut lacking = Vec::new();
@@ -128,7 +135,7 @@ fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
         Ok(abi) => abi,
         Err(why) => lack(why)?,
     };
-    let listener = match filter(held, guard.rules.network) {
+    let listener = match filter(held, guard.rules.network, seen) {
         Ok(listener) => Some(listener),
         Err(why) => {
             lack(why)?;
@@ -137,28 +144,27 @@ fn take_on(guard: &Guard) -> Result<(Word, Option<OwnedFd>), StepError> {
     };
     let word = Word {
         landlock,
-        filter: listener.is_some(),
+        listener: listener.as_ref().map(AsRawFd::as_raw_fd),
         lacking: (!lacking.is_empty()).then(|| lacking.join("; ")),
         failed: None,
     };
     Ok((word, listener))
 }
 
-fn filter(held: bool, network: bool) -> Result<OwnedFd, String> {
+fn filter(held: bool, network: bool, seen: bool) -> Result<OwnedFd, String> {
+    if !seen {
+        return Err("this system lets no program look into another's memory, \
+                    not even into its child's (kernel.yama.ptrace_scope?)"
+            .to_owned());
+    }
     let filter = Filter::watched(held, network)
         .ok_or_else(|| "this machine's system calls are not known".to_owned())?;
     notify::install_watched(&filter)
         .map_err(|e| format!("the kernel refused the system call filter: {e}"))
 }
 
-fn execute(argv: &[OsString], mode: Mode) -> StepError {
-    let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]);
-    // Python would write beside its sources, which are inputs.
-    if mode != Mode::Watch && std::env::var_os(NO_BYTECODE).is_none() {
-        command.env(NO_BYTECODE, "1");
-    }
-    let error = command.exec();
+fn execute(argv: &[OsString]) -> StepError {
+    let error = Command::new(&argv[0]).args(&argv[1..]).exec();
     StepError {
         message: format!("failed to start {}", argv[0].display()),
         causes: vec![error.to_string()],
@@ -167,42 +173,33 @@ fn execute(argv: &[OsString], mode: Mode) -> StepError {
     }
 }
 
-const NO_BYTECODE: &str = "PYTHONDONTWRITEBYTECODE";
-
-fn say(to: &OwnedFd, word: &Word, listener: Option<&OwnedFd>) {
-    let bytes = postcard::to_stdvec(word).expect("plain data");
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut extra = SendAncillaryBuffer::new(&mut space);
-    let fds: Vec<_> = listener.iter().map(|fd| fd.as_fd()).collect();
-    if !fds.is_empty() {
-        extra.push(SendAncillaryMessage::ScmRights(&fds));
-    }
+fn say(to: &OwnedFd, word: &Word) {
+    // Not postcard, which cannot read an error without causes. Not `sendmsg`,
+    // which waits for the watcher that this is to reach.
+    let bytes = serde_json::to_vec(word).expect("plain data");
     // A watcher that is gone takes this process with it.
-    let _ = sendmsg(
-        to,
-        &[io::IoSlice::new(&bytes)],
-        &mut extra,
-        SendFlags::empty(),
-    );
+    let _ = send(to, &bytes, SendFlags::empty());
 }
 
 // The watcher
 
 fn watch(guard: &Guard, child: Pid, socket: &OwnedFd) -> Result<(WaitStatus, Report), StepError> {
     let mut report = Report::default();
-    let (word, listener) = hear(socket)?;
-    if let Some(listener) = &listener {
+    let word = hear(socket)?;
+    if let Some(listener) = word.listener {
         let held = guard.mode != Mode::Watch;
         let scoped = word.landlock.is_some_and(|abi| abi >= 6);
         let mut watcher = Watcher::new(&guard.rules, held, scoped);
         let ended = pidfd_open(child, PidfdFlags::empty())?;
-        watcher.serve(listener, &ended)?;
+        // It has it until it becomes the program, which it asks about.
+        let listener = pidfd_getfd(&ended, listener, PidfdGetfdFlags::empty())?;
+        watcher.serve(&listener, &ended)?;
         (report.accesses, report.more) = watcher.into_found();
     }
     // If it could not become the program there is a second word.
     let second = match word.failed {
         Some(_) => Word::default(),
-        None => hear(socket).map(|(word, _)| word).unwrap_or_default(),
+        None => hear(socket).unwrap_or_default(),
     };
     report.held = held_by(guard, &word);
     report.failed = word.failed.or(second.failed);
@@ -219,7 +216,7 @@ fn watch(guard: &Guard, child: Pid, socket: &OwnedFd) -> Result<(WaitStatus, Rep
 fn held_by(guard: &Guard, word: &Word) -> String {
     match guard.mode {
         Mode::Watch => NONE.to_owned(),
-        Mode::Hold { .. } => named(word.landlock, word.filter),
+        Mode::Hold { .. } => named(word.landlock, word.listener.is_some()),
     }
 }
 
@@ -232,20 +229,13 @@ fn named(landlock: Option<u32>, filter: bool) -> String {
     }
 }
 
-fn hear(from: &OwnedFd) -> Result<(Word, Option<OwnedFd>), StepError> {
+fn hear(from: &OwnedFd) -> Result<Word, StepError> {
     let mut bytes = vec![0; WORD];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut extra = RecvAncillaryBuffer::new(&mut space);
-    let mut parts = [io::IoSliceMut::new(&mut bytes)];
-    let message = recvmsg(from, &mut parts, &mut extra, RecvFlags::CMSG_CLOEXEC)?;
-    let listener = extra.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    if message.bytes == 0 {
-        return Ok((Word::default(), listener));
+    let (length, _) = recv(from, &mut bytes, RecvFlags::empty())?;
+    if length == 0 {
+        return Ok(Word::default());
     }
-    Ok((postcard::from_bytes(&bytes[..message.bytes])?, listener))
+    Ok(serde_json::from_slice(&bytes[..length])?)
 }
 
 /// Requests to stop go to the whole process group: they are for the program.

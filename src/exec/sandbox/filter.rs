@@ -1,7 +1,7 @@
 //! The system call filter: which calls of a program its watcher is asked about, and which fail at once.
 
 use libc::{
-    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
+    BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
     SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter,
 };
 
@@ -45,20 +45,23 @@ impl Filter {
     /// fails.
     pub fn watched(held: bool, network: bool) -> Option<Self> {
         let mut filter = Filter::new(if held { MISSING } else { SECCOMP_RET_ALLOW })?;
-        // Would do the calls below unseen; programs fall back to them.
-        filter.answer(libc::SYS_io_uring_setup, MISSING);
+        // These would do the calls below unseen; programs fall back to them.
+        for number in calls::UNSEEN {
+            filter.answer(*number, MISSING);
+        }
         for number in calls::PATHS {
             filter.answer(*number, SECCOMP_RET_USER_NOTIF);
+        }
+        if held {
+            filter.hiding();
         }
         if !network {
             for number in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
                 filter.answer(number, SECCOMP_RET_USER_NOTIF);
             }
-            if held {
-                // Connects without a connect; no other use of the flag.
-                filter.fast_open(libc::SYS_sendmsg, 2);
-                filter.fast_open(libc::SYS_sendmmsg, 3);
-                filter.fast_open(libc::SYS_sendto, 3);
+            // The names of their addressees lie where no filter looks.
+            for number in [libc::SYS_sendmsg, libc::SYS_sendmmsg] {
+                filter.answer(number, SECCOMP_RET_USER_NOTIF);
             }
             filter.addressed(libc::SYS_sendto, 4);
         }
@@ -104,13 +107,15 @@ impl Filter {
         self.answer_now(action);
     }
 
-    /// Refuses a call that sends with `MSG_FASTOPEN` in its argument `flags`.
-    fn fast_open(&mut self, number: i64, flags: u32) {
-        self.jump(BPF_JEQ, number as u32, 0, 4);
-        self.load(argument(flags));
-        self.jump(BPF_JSET, libc::MSG_FASTOPEN as u32, 0, 1);
-        self.answer_now(REFUSE);
-        self.load(NUMBER);
+    /// Asks about a call by which a program hides its memory from its watcher.
+    fn hiding(&mut self) {
+        self.jump(BPF_JEQ, libc::SYS_prctl as u32, 0, 6);
+        self.load(argument(0));
+        self.jump(BPF_JEQ, libc::PR_SET_DUMPABLE as u32, 0, 3);
+        self.load(argument(1));
+        self.jump(BPF_JEQ, 1, 1, 0);
+        self.answer_now(SECCOMP_RET_USER_NOTIF);
+        self.answer_now(SECCOMP_RET_ALLOW);
     }
 
     /// Asks about a call only if its argument `address` is not null.

@@ -135,12 +135,14 @@ pub fn judge(job: &Judged, folder: &WorkFolder, mut result: JobResult) -> JobRes
         result.warnings.push(job.without(lacking));
     }
     if let Some(error) = report.failed {
+        result.refused = true;
         result.end = End::Failed { error };
         return result;
     }
     if job.mode == Some(Mode::Watch) {
         result.accesses = report.accesses;
     } else if let Some(error) = report::refusal(job, &report, &result.end) {
+        result.refused = report.is_fatal();
         result.end = End::Failed { error };
     }
     result

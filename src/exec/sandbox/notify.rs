@@ -2,13 +2,16 @@
 
 #![expect(unsafe_code, reason = "seccomp has no safe face")]
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::Pid;
 
 use super::filter::Filter;
 
 /// A call that waits for an answer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Call {
     /// Names the call to the kernel.
     pub id: u64,
@@ -18,6 +21,8 @@ pub struct Call {
     pub number: i64,
     /// Its arguments.
     pub arguments: [u64; 6],
+    /// Whether the system let nobody look into the thread's memory.
+    hidden: Cell<bool>,
 }
 
 /// Puts this thread and all it starts under a filter. Privileges can no longer
@@ -87,6 +92,7 @@ pub fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Call>> {
         thread: call.pid,
         number: i64::from(call.data.nr),
         arguments: call.data.args,
+        hidden: Cell::new(false),
     }))
 }
 
@@ -115,51 +121,80 @@ pub fn answer(listener: BorrowedFd<'_>, call: &Call, error: Option<i32>) {
 /// A page: memory is there or not by whole ones.
 const PAGE: usize = 4096;
 
-/// Reads up to `most` bytes of a thread's memory; fewer where it ends.
-pub fn memory(thread: u32, address: u64, most: usize) -> Vec<u8> {
-    let mut bytes = vec![0u8; most];
-    let mut done = 0;
-    while done < most {
-        let at = address.wrapping_add(done as u64);
-        let length = (PAGE - at as usize % PAGE).min(most - done);
-        let local = libc::iovec {
-            iov_base: bytes[done..].as_mut_ptr().cast(),
-            iov_len: length,
-        };
-        let remote = libc::iovec {
-            iov_base: at as usize as *mut libc::c_void,
-            iov_len: length,
-        };
-        // SAFETY: `local` lies within `bytes`; the kernel checks `remote`.
-        let got = unsafe {
-            libc::process_vm_readv(
-                thread as libc::pid_t,
-                &raw const local,
-                1,
-                &raw const remote,
-                1,
-                0,
-            )
-        };
-        match got {
-            1.. => done += got as usize,
-            _ => break,
-        }
-        if bytes[..done].contains(&0) && most >= PAGE {
-            break;
-        }
+impl Call {
+    /// Whether something of the thread's memory was asked for in vain, because
+    /// its program may not be looked into.
+    pub fn is_hidden(&self) -> bool {
+        self.hidden.get()
     }
-    bytes.truncate(done);
-    bytes
+
+    /// Reads up to `most` bytes of the thread's memory; fewer where it ends.
+    pub fn memory(&self, address: u64, most: usize) -> Vec<u8> {
+        let mut bytes = vec![0u8; most];
+        let mut done = 0;
+        while done < most {
+            let at = address.wrapping_add(done as u64);
+            let length = (PAGE - at as usize % PAGE).min(most - done);
+            match peek(self.thread, at, &mut bytes[done..done + length]) {
+                Ok(0) => break,
+                Ok(got) => done += got,
+                Err(error) => {
+                    // No memory there, or no thread any more: the call fails.
+                    let fails = [Some(libc::EFAULT), Some(libc::ESRCH)];
+                    self.hidden.set(!fails.contains(&error.raw_os_error()));
+                    break;
+                }
+            }
+            // The rest of a page is enough for most paths.
+            if most >= PAGE && bytes[..done].contains(&0) {
+                break;
+            }
+        }
+        bytes.truncate(done);
+        bytes
+    }
+
+    /// Reads a path from the thread's memory.
+    pub fn path(&self, address: u64) -> Option<Vec<u8>> {
+        if address == 0 {
+            return None;
+        }
+        let mut bytes = self.memory(address, libc::PATH_MAX as usize);
+        let end = bytes.iter().position(|b| *b == 0)?;
+        bytes.truncate(end);
+        Some(bytes)
+    }
 }
 
-/// Reads a path from a thread's memory.
-pub fn path(thread: u32, address: u64) -> Option<Vec<u8>> {
-    if address == 0 {
-        return None;
-    }
-    let mut bytes = memory(thread, address, libc::PATH_MAX as usize);
-    let end = bytes.iter().position(|b| *b == 0)?;
-    bytes.truncate(end);
-    Some(bytes)
+/// Whether the memory of a child that was forked just now can be read.
+pub fn may_look_into(child: Pid) -> bool {
+    // The child has it at the same address.
+    static THERE: u8 = 1;
+    let child = child.as_raw_nonzero().get() as u32;
+    peek(child, (&raw const THERE) as usize as u64, &mut [0]).is_ok()
+}
+
+/// Reads what lies at `address` in a thread's memory into `bytes`. Says how
+/// much of it there was.
+fn peek(thread: u32, address: u64, bytes: &mut [u8]) -> io::Result<usize> {
+    let local = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as usize as *mut libc::c_void,
+        iov_len: bytes.len(),
+    };
+    // SAFETY: `local` is `bytes`; the kernel checks `remote`.
+    let got = unsafe {
+        libc::process_vm_readv(
+            thread as libc::pid_t,
+            &raw const local,
+            1,
+            &raw const remote,
+            1,
+            0,
+        )
+    };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
 }

@@ -33,6 +33,10 @@ pub enum What {
     Socket,
     /// A folder was listed.
     List,
+    /// A program made itself one that nobody can look into.
+    Hide,
+    /// A program made a folder the root of its paths.
+    Root,
 }
 
 /// One thing that a program touched without declaring it.
@@ -40,10 +44,14 @@ pub enum What {
 pub struct Access {
     /// What it did.
     pub what: What,
-    /// To what: a real path, or an address.
+    /// To what: a real path, an address, or a program's name.
     pub target: String,
     /// The name of the process.
     pub program: String,
+    /// The path of the system by which it came there, if it was one: a link on
+    /// it leads to the target.
+    #[serde(default)]
+    pub through: Option<String>,
 }
 
 impl Access {
@@ -58,7 +66,12 @@ impl Access {
 
     /// `read data/secret.txt`.
     pub fn words(&self, project: &Path) -> String {
-        let place = self.place(project);
+        let through = self.through.as_ref();
+        let through = through.map_or(String::new(), |path| format!(" through {path}"));
+        self.deed(&self.place(project)) + &through
+    }
+
+    fn deed(&self, place: &str) -> String {
         match self.what {
             What::Read => format!("read {place}"),
             What::Run => format!("ran {place}"),
@@ -67,6 +80,16 @@ impl Access {
             What::Listen => format!("listened on {place}"),
             What::Socket => format!("opened a {place} socket"),
             What::List => format!("listed {place}"),
+            What::Hide => format!("hid the memory of {place}"),
+            What::Root => format!("made {place} the root of its paths"),
+        }
+    }
+
+    /// What is wrong with that.
+    fn fault(&self) -> &'static str {
+        match self.what {
+            What::Hide | What::Root => "so that nobody can tell what it touches",
+            _ => "which it does not declare",
         }
     }
 
@@ -78,7 +101,8 @@ impl Access {
     }
 
     fn hint(&self, project: &Path) -> String {
-        let place = self.place(project);
+        let place = self.through.clone();
+        let place = place.unwrap_or_else(|| self.place(project));
         let within = Path::new(&self.target).starts_with(project);
         match self.what {
             What::Read | What::List | What::Run => {
@@ -96,6 +120,12 @@ impl Access {
             ),
             What::Connect | What::Listen | What::Socket => {
                 "allow it: sandbox = { network = true }".to_owned()
+            }
+            What::Hide => "only programs that may be read, and that do not set \
+                           PR_SET_DUMPABLE to 0, can be held: run it without `sandbox`"
+                .to_owned(),
+            What::Root => {
+                "a program that does this cannot be held: run it without `sandbox`".to_owned()
             }
         }
     }
@@ -131,6 +161,11 @@ impl Report {
         serde_json::from_slice(&bytes).ok()
     }
 
+    /// Whether something was refused that a program must not go on without.
+    pub fn is_fatal(&self) -> bool {
+        self.accesses.iter().any(Access::is_fatal)
+    }
+
     /// Writes it.
     pub fn write(&self, folder: &WorkFolder) -> Result<(), FileError> {
         let bytes = serde_json::to_vec(self).expect("plain data");
@@ -161,7 +196,7 @@ pub fn refusal(job: &Judged, report: &Report, end: &End) -> Option<StepError> {
     });
     let words = first.words(&job.project);
     Some(StepError {
-        message: format!("step {} {words}, which it does not declare", job.step),
+        message: format!("step {} {words}, {}", job.step, first.fault()),
         causes,
         hint: Some(first.hint(&job.project)),
     })

@@ -55,6 +55,10 @@ const DEVICES: [&str; 11] = [
 /// Sockets of the system by which users and groups are looked up.
 const SOCKETS: [&str; 2] = ["/run/nscd", "/run/systemd/userdb"];
 
+/// Folders of programs that the system's packages fill, whose links lead to
+/// the system again.
+const PACKAGED: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
+
 /// Parts of an installation's prefix beside its programs.
 const PARTS: [&str; 4] = ["lib", "lib64", "libexec", "include"];
 
@@ -105,17 +109,14 @@ impl Rules {
         folder: &WorkFolder,
         environment: &BTreeMap<OsString, OsString>,
     ) -> Result<Self, StepError> {
-        let mut rules = Rules::base(job);
+        let found = |name: &str| environment.get(OsStr::new(name)).cloned();
+        let home = found("HOME").map(PathBuf::from);
+        let personal = Personal::new(job, home.as_deref());
+        let mut rules = Rules::base(job, &personal);
         rules.write.add(&folder.out());
         rules.write.add(&folder.tmp());
         // `> /dev/stderr` opens the log again.
         rules.write.add(&folder.log());
-        let found = |name: &str| environment.get(OsStr::new(name)).cloned();
-        let home = found("HOME").map(PathBuf::from);
-        let personal = Personal {
-            project: job.project.clone(),
-            home: home.clone(),
-        };
         for place in std::env::split_paths(&found("PATH").unwrap_or_default()) {
             rules.installation(&place, &personal, true);
         }
@@ -131,13 +132,14 @@ impl Rules {
 
     /// The rules of a built-in kind.
     pub fn of_worker(job: &Job, folder: &WorkFolder, network: bool) -> Self {
-        let mut rules = Rules::base(job);
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let personal = Personal::new(job, variable("HOME").as_deref());
+        let mut rules = Rules::base(job, &personal);
         rules.write.add(folder.path());
         rules.network = network;
         if let Ok(program) = std::env::current_exe() {
             rules.read.add(&program);
         }
-        let variable = |name| std::env::var_os(name).map(PathBuf::from);
         for place in std::env::split_paths(&std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default())
         {
             rules.read.add(&place);
@@ -152,11 +154,12 @@ impl Rules {
     }
 
     /// What every step may touch: the system, devices, its inputs, its checkpoint.
-    fn base(job: &Job) -> Self {
+    fn base(job: &Job, personal: &Personal) -> Self {
         let mut rules = Rules::default();
         for place in SYSTEM {
             spread(Path::new(place), &job.project, &mut rules.system);
         }
+        rules.settings(Path::new("/etc"), personal);
         for device in DEVICES {
             rules.write.add(Path::new(device));
         }
@@ -172,6 +175,16 @@ impl Rules {
             rules.write.add(&checkpoint.folder);
         }
         rules
+    }
+
+    /// Files that links in the system's settings lead to are settings, too:
+    /// `resolv.conf` is often such a link.
+    pub(super) fn settings(&mut self, folder: &Path, personal: &Personal) {
+        for target in links(folder) {
+            if target.is_file() && !personal.owns(&target) {
+                self.system.add(&target);
+            }
+        }
     }
 
     /// An input and what the links in it lead to: its digest follows them, too.
@@ -209,22 +222,22 @@ impl Rules {
     }
 
     /// A folder of programs and the installation it is part of.
-    fn installation(&mut self, place: &Path, personal: &Personal, links: bool) {
+    fn installation(&mut self, place: &Path, personal: &Personal, follow: bool) {
         let Ok(real) = fs::canonicalize(place) else {
             return;
         };
-        let known = self.system.cover(&real) || self.read.cover(&real);
-        if !place.is_absolute() || known || personal.holds(&real) {
+        let seen = self.read.cover(&real) || PACKAGED.iter().any(|it| real == Path::new(it));
+        if !place.is_absolute() || seen || personal.holds(&real) {
             return;
         }
-        self.read.add(&real);
-        if let Some(prefix) = real.parent().filter(|_| is_programs(&real)) {
-            self.prefix(prefix, real.ends_with("shims"), personal);
+        if !self.system.cover(&real) {
+            self.read.add(&real);
+            if let Some(prefix) = real.parent().filter(|_| is_programs(&real)) {
+                self.prefix(prefix, real.ends_with("shims"), personal);
+            }
         }
-        let entries = fs::read_dir(&real).into_iter().flatten().flatten();
-        for entry in entries.filter(|_| links) {
-            if entry.file_type().is_ok_and(|kind| kind.is_symlink())
-                && let Ok(target) = fs::canonicalize(entry.path())
+        for target in follow.then(|| links(&real)).into_iter().flatten() {
+            if !self.system.cover(&target)
                 && let Some(parent) = target.parent()
             {
                 self.read.add(&target);
@@ -299,20 +312,37 @@ impl Rules {
 }
 
 /// Folders that no installation is: the project and the user's home.
-struct Personal {
+pub(super) struct Personal {
     project: PathBuf,
     home: Option<PathBuf>,
 }
 
 impl Personal {
+    pub(super) fn new(job: &Job, home: Option<&Path>) -> Self {
+        Personal {
+            project: job.project.clone(),
+            home: home.and_then(|home| fs::canonicalize(home).ok()),
+        }
+    }
+
+    /// Whether a real path lies in one of them.
+    fn owns(&self, path: &Path) -> bool {
+        let mut folders = self.home.iter().chain([&self.project]);
+        folders.any(|folder| path.starts_with(folder))
+    }
+
     /// Whether the project or the home are this or lie below it.
     fn holds(&self, path: &Path) -> bool {
-        let home = self
-            .home
-            .as_deref()
-            .and_then(|home| fs::canonicalize(home).ok());
-        self.project.starts_with(path) || home.is_some_and(|home| home.starts_with(path))
+        let mut folders = self.home.iter().chain([&self.project]);
+        folders.any(|folder| folder.starts_with(path))
     }
+}
+
+/// What the links in a folder lead to.
+fn links(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links.filter_map(|link| fs::canonicalize(link.path()).ok())
 }
 
 fn is_programs(place: &Path) -> bool {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -9,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::landlock::kernel_abi;
-use super::rules::Rules;
+use super::rules::{Personal, Rules};
 use crate::exec::job::{End, FORMAT, Job, JobResult, WorkFolder};
 use crate::exec::work;
 use crate::step::{Context, InPort, Input, OutPort, PortType, Registry, Sandbox, Step, StepError};
@@ -222,6 +223,35 @@ fn an_installation_is_read_but_neither_project_nor_home_is() {
     let rules = rules_of(&place, &job);
     assert!(rules.may_read(&place.path("home/venv/bin/x")));
     assert!(!rules.may_read(&place.path("home/venv/lib/x")));
+}
+
+#[test]
+fn links_among_settings_lead_to_settings_but_not_to_what_is_personal() {
+    let place = Place::new();
+    for (file, to) in [
+        ("run/resolv.conf", "resolv.conf"),
+        ("home/mine.conf", "mine.conf"),
+        ("project/ours.conf", "ours.conf"),
+        ("run/folder/file", "folder"),
+    ] {
+        let file = place.path(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "").unwrap();
+        let target = if to == "folder" {
+            file.parent().unwrap()
+        } else {
+            &file
+        };
+        fs::create_dir_all(place.path("etc")).unwrap();
+        symlink(target, place.path("etc").join(to)).unwrap();
+    }
+    let mut job = place.job();
+    job.project = place.path("project");
+    let personal = Personal::new(&job, Some(&place.path("home")));
+    let mut rules = Rules::default();
+    rules.settings(&place.path("etc"), &personal);
+    let found: Vec<_> = rules.system.iter().collect();
+    assert_eq!(found, [place.path("run/resolv.conf")]);
 }
 
 fn rules_of(place: &Place, job: &Job) -> Rules {

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
-    Access as Mode, AtFlags, CWD, FileType, Mode as Bits, OFlags, accessat, fstat, openat,
+    Access as Mode, AtFlags, CWD, FileType, Mode as Bits, OFlags, ResolveFlags, accessat, fstat,
+    openat, openat2,
 };
+use rustix::io::Errno;
 
 use super::calls::{Intent, Touch, touches};
 use super::notify::{self, Call};
@@ -26,8 +28,19 @@ pub struct Watcher<'a> {
     held: bool,
     /// Whether Landlock keeps abstract sockets apart.
     scoped: bool,
-    found: BTreeMap<(What, String), String>,
+    found: BTreeMap<(What, String), Seen>,
     more: usize,
+}
+
+/// How much of a message's header tells of its name, and how far apart the
+/// headers of many lie.
+const NAME: usize = 12;
+const MESSAGE: u64 = size_of::<libc::mmsghdr>() as u64;
+
+/// Who did something first, and how.
+struct Seen {
+    program: String,
+    through: Option<String>,
 }
 
 /// What a path leads to.
@@ -65,7 +78,7 @@ impl<'a> Watcher<'a> {
                 PollFd::new(ended, PollFlags::IN),
             ];
             match poll(&mut fds, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
             let (asked, over) = (fds[0].revents(), fds[1].revents());
@@ -90,28 +103,38 @@ impl<'a> Watcher<'a> {
 
     /// What was found: the accesses, and how many more there were.
     pub fn into_found(self) -> (Vec<Access>, usize) {
-        let accesses = self
-            .found
-            .into_iter()
-            .map(|((what, target), program)| Access {
-                what,
-                target,
-                program,
-            });
+        let accesses = self.found.into_iter().map(|((what, target), seen)| Access {
+            what,
+            target,
+            program: seen.program,
+            through: seen.through,
+        });
         (accesses.collect(), self.more)
     }
 
     /// Whether a call touches only what it may; what else it touches is noted.
     fn look(&mut self, call: &Call) -> bool {
+        let mut through = None;
         let undeclared = match call.number {
             libc::SYS_socket => self.socket(call),
-            libc::SYS_connect => self.address(call, 1, What::Connect),
-            libc::SYS_bind => self.address(call, 1, What::Listen),
-            libc::SYS_sendto => self.address(call, 4, What::Connect),
+            libc::SYS_connect => self.argument(call, 1, What::Connect),
+            libc::SYS_bind => self.argument(call, 1, What::Listen),
+            libc::SYS_sendto => self.sent_to(call),
+            libc::SYS_sendmsg => self.message(call, call.arguments[1], call.arguments[2]),
+            libc::SYS_sendmmsg => self.messages(call),
+            libc::SYS_prctl => Some((What::Hide, process_name(call.thread))),
             number => {
                 let touches = touches(number, &call.arguments);
-                touches.iter().find_map(|touch| self.touch(call, touch))
+                touches.iter().find_map(|touch| {
+                    let undeclared = self.touch(call, touch)?;
+                    through = self.system_path(call, touch);
+                    Some(undeclared)
+                })
             }
+        };
+        let undeclared = match call.is_hidden() {
+            true => Some((What::Hide, process_name(call.thread))),
+            false => undeclared,
         };
         let Some((what, target)) = undeclared else {
             return true;
@@ -119,8 +142,11 @@ impl<'a> Watcher<'a> {
         if self.found.len() >= KEPT {
             self.more += usize::from(!self.found.contains_key(&(what, target)));
         } else {
-            let program = || process_name(call.thread);
-            self.found.entry((what, target)).or_insert_with(program);
+            let seen = || Seen {
+                program: process_name(call.thread),
+                through,
+            };
+            self.found.entry((what, target)).or_insert_with(seen);
         }
         false
     }
@@ -128,18 +154,25 @@ impl<'a> Watcher<'a> {
     // Paths
 
     fn touch(&self, call: &Call, touch: &Touch) -> Option<(What, String)> {
-        let path = notify::path(call.thread, touch.path)?;
-        if path.is_empty() {
+        let path = match touch.path {
+            0 => Vec::new(),
+            path => call.path(path)?,
+        };
+        let changes = matches!(touch.intent, Intent::Change { .. });
+        if path.is_empty() && !changes {
             return None;
         }
         let (what, place) = match touch.intent {
             Intent::Open(flags) => self.open(call, touch, &path, flags)?,
             Intent::OpenHow(how) => {
-                let flags = notify::memory(call.thread, how, 8);
+                let flags = call.memory(how, 8);
                 let flags = u64::from_ne_bytes(flags.try_into().ok()?);
                 self.open(call, touch, &path, flags as i32)?
             }
             Intent::Run => return self.run(call, touch, &path),
+            Intent::Change { .. } if path.is_empty() => {
+                (What::Write, place_of(base(call, touch.folder)?)?)
+            }
             Intent::Change { follow } => {
                 let place = existing(call, touch.folder, &path, follow)?;
                 (What::Write, place)
@@ -150,6 +183,10 @@ impl<'a> Watcher<'a> {
                 let place = existing(call, touch.folder, &path, false)
                     .or_else(|| to_be_made(call, touch.folder, &path))?;
                 (What::Write, place)
+            }
+            Intent::Root => {
+                let place = existing(call, touch.folder, &path, true)?;
+                return Some((What::Root, place.path.display().to_string()));
             }
             Intent::Link => (What::Read, existing(call, touch.folder, &path, false)?),
         };
@@ -201,14 +238,24 @@ impl<'a> Watcher<'a> {
     }
 
     /// Whether a path needs no closer look to be read: it names a part of the
-    /// system, and nothing in it leads elsewhere.
+    /// system, and no link on it leads elsewhere.
     fn is_plainly_system(&self, path: &[u8]) -> bool {
-        let text = OsStr::from_bytes(path);
+        self.names_system(path) && !has_link(path)
+    }
+
+    /// Whether a path names a part of the system.
+    fn names_system(&self, path: &[u8]) -> bool {
         path.starts_with(b"/")
-            && self.rules.system.cover(Path::new(text))
+            && self.rules.system.cover(Path::new(OsStr::from_bytes(path)))
             && !path.windows(4).any(|part| part == b"/../")
             && !path.ends_with(b"/..")
-            && !(path.starts_with(b"/proc/") && leads_elsewhere(path))
+    }
+
+    /// The path of the system by which a call came to what is none of it.
+    fn system_path(&self, call: &Call, touch: &Touch) -> Option<String> {
+        let path = call.path(touch.path)?;
+        let within = self.names_system(&path) && !path.starts_with(b"/proc/");
+        within.then(|| String::from_utf8_lossy(&path).into_owned())
     }
 
     fn undeclared(&self, what: What, place: &Place) -> Option<(What, String)> {
@@ -246,9 +293,46 @@ impl<'a> Watcher<'a> {
     }
 
     /// The address that a call is about: its argument `n`, the length behind it.
-    fn address(&self, call: &Call, n: usize, what: What) -> Option<(What, String)> {
-        let length = call.arguments[n + 1].min(128) as usize;
-        let bytes = notify::memory(call.thread, call.arguments[n], length);
+    fn argument(&self, call: &Call, n: usize, what: What) -> Option<(What, String)> {
+        let length = call.arguments[n + 1] as u32;
+        self.address(call, call.arguments[n], length, what)
+    }
+
+    fn sent_to(&self, call: &Call) -> Option<(What, String)> {
+        let addressee = self.argument(call, 4, What::Connect);
+        addressee.or_else(|| self.fast_open(call.arguments[3]))
+    }
+
+    /// Whom the message at `header` in the caller's memory is sent to.
+    fn message(&self, call: &Call, header: u64, flags: u64) -> Option<(What, String)> {
+        // It begins with where the name lies and how long that is.
+        let head = call.memory(header, NAME);
+        let name = u64::from_ne_bytes(head.get(..8)?.try_into().ok()?);
+        let length = u32::from_ne_bytes(head.get(8..NAME)?.try_into().ok()?);
+        let addressee = match name {
+            0 => None,
+            name => self.address(call, name, length, What::Connect),
+        };
+        addressee.or_else(|| self.fast_open(flags))
+    }
+
+    fn messages(&self, call: &Call) -> Option<(What, String)> {
+        let [_, first, count, flags, ..] = call.arguments;
+        // The kernel takes no more of them at once.
+        let headers = (0..count.min(1024)).map(|n| first + n * MESSAGE);
+        let mut addressees = headers.map(|header| self.message(call, header, flags));
+        addressees.find_map(|addressee| addressee)
+    }
+
+    /// What connects without a `connect`. No other use of the flag, so that it
+    /// need not be known to whom.
+    fn fast_open(&self, flags: u64) -> Option<(What, String)> {
+        let fast_open = flags as i32 & libc::MSG_FASTOPEN != 0;
+        fast_open.then(|| (What::Socket, "TCP fast open".to_owned()))
+    }
+
+    fn address(&self, call: &Call, at: u64, length: u32, what: What) -> Option<(What, String)> {
+        let bytes = call.memory(at, length.min(128) as usize);
         let family = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?);
         match i32::from(family) {
             libc::AF_UNIX => self.local_socket(call, &bytes[2..], what),
@@ -279,11 +363,11 @@ impl<'a> Watcher<'a> {
     }
 }
 
-/// Whether a path below `/proc` may lead to files of a process.
-fn leads_elsewhere(path: &[u8]) -> bool {
-    let parts = path.split(|b| *b == b'/');
-    let links: [&[u8]; 6] = [b"root", b"cwd", b"fd", b"exe", b"map_files", b"task"];
-    parts.into_iter().any(|part| links.contains(&part))
+/// Whether there is a link on the way to what is at an absolute path.
+fn has_link(path: &[u8]) -> bool {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = openat2(CWD, path, flags, Bits::empty(), ResolveFlags::NO_SYMLINKS);
+    matches!(opened, Err(Errno::LOOP | Errno::NOSYS))
 }
 
 /// Whether something has no place among files: a pipe, a socket, memory.
@@ -315,7 +399,10 @@ fn existing(call: &Call, folder: i32, path: &[u8], follow: bool) -> Option<Place
         true => openat(CWD, &path, flags, Bits::empty()),
         false => openat(&base(call, folder)?, &path, flags, Bits::empty()),
     };
-    let fd = fd.ok()?;
+    place_of(fd.ok()?)
+}
+
+fn place_of(fd: OwnedFd) -> Option<Place> {
     let stat = fstat(&fd).ok()?;
     Some(Place {
         path: real_path(&fd)?,
@@ -344,7 +431,7 @@ fn to_be_made(call: &Call, folder: i32, path: &[u8]) -> Option<Place> {
     })
 }
 
-/// The folder that a thread's relative paths start from.
+/// What a thread's relative paths start from.
 fn base(call: &Call, folder: i32) -> Option<OwnedFd> {
     let path = match folder {
         libc::AT_FDCWD => format!("/proc/{}/cwd", call.thread),
@@ -400,8 +487,12 @@ fn interpreter(fd: &OwnedFd) -> Option<Vec<u8>> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// The name of the process that a thread is one of: threads may have their own.
 fn process_name(thread: u32) -> String {
-    let name = fs::read_to_string(format!("/proc/{thread}/comm"));
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    let process = process.unwrap_or_default().trim();
+    let name = fs::read_to_string(format!("/proc/{process}/comm"));
     name.unwrap_or_default().trim_end().to_owned()
 }
 

@@ -103,7 +103,7 @@ impl Judge<'_> {
                     .artifact(task, &output.path, found)
                     .ok()
                     .flatten()
-                    .map(digest),
+                    .map(|artifact| artifact.digest.to_string()),
                 ..blank(task, &output.path)
             })
             .collect()
@@ -135,7 +135,7 @@ impl Judge<'_> {
         let same_shape = expected.shape.is_none_or(|shape| shape == artifact.shape);
         let same = expected.digest == artifact.digest && same_shape;
         OutputAudit {
-            found: Some(digest(artifact)),
+            found: Some(artifact.digest.to_string()),
             differences: match same {
                 true => Vec::new(),
                 false => self.explain(task, expected, &artifact, found),
@@ -186,7 +186,7 @@ impl Judge<'_> {
             _ => Vec::new(),
         };
         if differences.is_empty() {
-            let (old, new) = (expected.digest.to_string(), digest(*artifact));
+            let (old, new) = (expected.digest, artifact.digest);
             differences.push(Difference::new(path, What::Digest { old, new }));
         }
         // A scratch folder that stays is removed with the audit's own.
@@ -215,10 +215,6 @@ impl Judge<'_> {
         let placed = store.holds(artifact) && store.place(artifact, path).is_ok();
         placed.then(|| path.to_owned())
     }
-}
-
-fn digest(artifact: Artifact) -> String {
-    artifact.digest.to_string()
 }
 
 /// An output of which nothing is known yet.

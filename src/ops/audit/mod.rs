@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use super::build::{cores, wait_for_lock};
+use super::build::wait_for_lock;
 use super::workspace::{environment, find_steps};
 use super::{HubAccess, OpsError, Workspace, inspect};
 use crate::event::{Event, Sink};
@@ -264,7 +264,7 @@ impl<'a> Survey<'a> {
             manifest: planner.manifest(id, &decided.inputs),
             decided: decided.clone(),
             entry: entry.clone(),
-            threads: recorded_threads(self.store, entry).unwrap_or_else(cores),
+            threads: recorded_threads(self.store, entry).unwrap_or_else(crate::step::processors),
             lineage: lineage.then(|| planner.lineage(id)),
         }
     }

@@ -9,7 +9,7 @@ use crate::files::{self, FileError, PathContext};
 use crate::hash::Digest;
 use crate::ops::Workspace;
 use crate::plan::{InputContent, Provenance};
-use crate::store::{Artifact, LocalStore, Store};
+use crate::store::{Artifact, Listing, LocalStore, Store};
 
 /// Finds contents by digest and puts them where they can be read.
 pub(super) struct Contents<'a> {
@@ -41,6 +41,11 @@ impl<'a> Contents<'a> {
         let path = self.place(name);
         let placed = self.store.holds(artifact) && self.store.place(artifact, &path).is_ok();
         placed.then_some(path)
+    }
+
+    /// The listing of a folder, where the store has it.
+    pub fn listing(&self, digest: &Digest) -> Option<Listing> {
+        self.store.kept_listing(digest)
     }
 
     /// The file behind an input: an output in the store, or a source as it is

@@ -4,7 +4,6 @@ mod content;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -12,7 +11,7 @@ use super::{OpsError, Workspace};
 use crate::compare::{Difference, KeyChange, Tolerance, compare, json_changes, rows_between};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
-use crate::plan::{InputContent, Provenance};
+use crate::plan::{FileChanges, InputContent, Provenance, compare_folders};
 use crate::record::{
     DIFF_FORMAT, DataChange, EnvironmentChange, OutputChange, RowCounts, StateDiff, StepChange,
     StepDiff, StoredRecord,
@@ -84,6 +83,7 @@ impl Comparison<'_> {
         found.outputs = self.outputs(old, new);
         if old.key == new.key {
             found.change = match (found.outputs.is_empty(), old.end == new.end) {
+                (true, _) if old.unknown || new.unknown => StepChange::Unknown,
                 (true, true) => return None,
                 (true, false) if !failed(old) && !failed(new) => return None,
                 (true, false) => StepChange::Ended,
@@ -150,28 +150,54 @@ impl Comparison<'_> {
                 continue;
             }
             let from = is.or(was).map(|(_, from)| from.to_string());
-            let pair = was
-                .zip(is)
-                .filter(|(was, is)| has_rows(was.0) && has_rows(is.0));
-            let rows = pair.map(|(was, is)| self.rows(old, new, was, is));
-            let rows = rows.transpose();
-            found.push(DataChange {
+            let mut change = DataChange {
                 input: name.clone(),
                 from: from.unwrap_or_default(),
                 digests,
-                note: rows.as_ref().err().cloned(),
-                rows: rows.unwrap_or_default(),
-            });
+                rows: None,
+                files: None,
+                note: None,
+            };
+            if let (Some(was), Some(is)) = (was, is)
+                && let Err(why) = self.look_inside(&mut change, (old, was), (new, is))
+            {
+                change.note = Some(why);
+            }
+            found.push(change);
         }
         found
     }
 
+    /// What differs inside of an input, or why that cannot be told.
+    fn look_inside(
+        &self,
+        change: &mut DataChange,
+        old: (&StoredRecord, &Content<'_>),
+        new: (&StoredRecord, &Content<'_>),
+    ) -> Result<(), String> {
+        let ((_, (was, _)), (_, (is, _))) = (old, new);
+        if was.shape == Shape::Folder && is.shape == Shape::Folder {
+            change.files = Some(self.files(was, is)?);
+        } else if has_rows(was) && has_rows(is) {
+            change.rows = Some(self.rows(old, new)?);
+        }
+        Ok(())
+    }
+
+    fn files(&self, was: &InputContent, is: &InputContent) -> Result<FileChanges, String> {
+        let listing = |digest: &Digest| self.contents.listing(digest);
+        let [a, b] = both(
+            [listing(&was.digest), listing(&is.digest)],
+            "listed in the store",
+        )?;
+        let found = compare_folders(&a, &b, &listing, usize::MAX);
+        found.ok_or_else(|| "a folder in it is not listed in the store any more".to_owned())
+    }
+
     fn rows(
         &self,
-        old: &StoredRecord,
-        new: &StoredRecord,
-        was: &(&InputContent, &Provenance),
-        is: &(&InputContent, &Provenance),
+        (old, was): (&StoredRecord, &Content<'_>),
+        (new, is): (&StoredRecord, &Content<'_>),
     ) -> Result<RowCounts, String> {
         let a = self.contents.input(was.0, was.1, old.commit());
         let b = self.contents.input(is.0, is.1, new.commit());
@@ -187,12 +213,15 @@ impl Comparison<'_> {
     }
 }
 
+/// An input's content, and where it comes from.
+type Content<'a> = (&'a InputContent, &'a Provenance);
+
 fn has_rows(input: &InputContent) -> bool {
     input.shape != Shape::Folder && input.file.ends_with(".jsonl")
 }
 
 /// Both contents, or which of them is missing.
-fn both(contents: [Option<PathBuf>; 2], place: &str) -> Result<[PathBuf; 2], String> {
+fn both<T>(contents: [Option<T>; 2], place: &str) -> Result<[T; 2], String> {
     match contents {
         [Some(old), Some(new)] => Ok([old, new]),
         [old, new] => Err(match (old, new) {
@@ -225,7 +254,7 @@ fn settings(old: &StoredRecord, new: &StoredRecord) -> Vec<KeyChange> {
 }
 
 /// Inputs by port and label; several of one name by their position.
-fn inputs(record: &StoredRecord) -> BTreeMap<String, (&InputContent, &Provenance)> {
+fn inputs(record: &StoredRecord) -> BTreeMap<String, Content<'_>> {
     let contents = record.execution.manifest.inputs.iter();
     let mut found = BTreeMap::new();
     for (content, from) in contents.zip(&record.execution.inputs_from) {

@@ -32,6 +32,8 @@ pub(super) struct StepState {
     pub outputs: Outputs,
     /// What is not known, and why.
     pub note: Option<String>,
+    /// Whether the outputs are not known, or those of a later result.
+    pub unknown: bool,
 }
 
 impl StepState {
@@ -151,6 +153,7 @@ impl State {
             };
             state.record(store, &step.key, None);
             state.outputs = step.outputs;
+            state.unknown = false;
             (name, state)
         });
         State {
@@ -169,6 +172,7 @@ impl StepState {
         self.record = told.and_then(read).or_else(last);
         if self.record.is_none() {
             self.note = Some("the store no longer has the record of this result".to_owned());
+            self.unknown = true;
         }
     }
 
@@ -191,6 +195,7 @@ impl StepState {
             self.note = Some(format!(
                 "it ran again in {of} for the same key, and only that result is known"
             ));
+            self.unknown = true;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{audit_sentence, audit_verdict};
 use crate::compare::{
-    Difference, JsonDifference, KeyChange, RowsDifference, TensorChange, TensorDifference,
+    Difference, Gap, JsonDifference, KeyChange, Real, RowsDifference, TensorDifference,
     TensorsDifference, What,
 };
 use crate::record::{AuditReport, AuditVerdict, OutputAudit, StepAudit, StepResult};
@@ -255,46 +255,19 @@ fn tensors_table(tensors: &TensorsDifference) -> String {
 }
 
 fn tensor_row(tensor: &TensorDifference) -> String {
-    let mut row = vec![tensor.name.clone()];
-    match &tensor.change {
-        TensorChange::Added { dtype, shape } => {
-            row.extend([format!("{dtype}{shape:?}"), "added".into()]);
-        }
-        TensorChange::Removed { dtype, shape } => {
-            row.extend([format!("{dtype}{shape:?}"), "removed".into()]);
-        }
-        TensorChange::Dtype { old, new } => row.push(format!("{old} → {new}")),
-        TensorChange::Shape { old, new } => row.push(format!("{old:?} → {new:?}")),
-        TensorChange::Values {
-            dtype,
-            shape,
-            elements,
-            differing,
-            first,
-            old,
-            new,
-            gap,
-            nans,
-        } => {
-            let gap = |number: fn(&crate::compare::Gap) -> crate::compare::Real| {
-                gap.as_ref()
-                    .map_or(String::new(), |gap| number(gap).short())
-            };
-            row.extend([
-                format!("{dtype}{shape:?}"),
-                match nans {
-                    0 => format!("{differing} of {elements}"),
-                    n => format!("{differing} of {elements}, {n} NaN on one side only"),
-                },
-                format!("{first:?}"),
-                old.clone(),
-                new.clone(),
-                gap(|gap| gap.max_abs),
-                gap(|gap| gap.max_rel),
-            ]);
-        }
-    }
-    row.resize(8, String::new());
+    let words = tensor.change.words();
+    let gap = tensor.change.gap();
+    let far = |number: fn(&Gap) -> Real| gap.as_ref().map_or(String::new(), |g| number(g).short());
+    let row = [
+        tensor.name.clone(),
+        words.what,
+        words.differing,
+        words.first,
+        words.old,
+        words.new,
+        far(|gap| gap.max_abs),
+        far(|gap| gap.max_rel),
+    ];
     cells(tensor.within, &row)
 }
 

@@ -132,8 +132,8 @@ pub(super) mod tests {
     pub fn report() -> AuditReport {
         let digest = |byte: char| Some(byte.to_string().repeat(64));
         let what = What::Digest {
-            old: "a".repeat(64),
-            new: "b".repeat(64),
+            old: "a".repeat(64).parse().unwrap(),
+            new: "b".repeat(64).parse().unwrap(),
         };
         let mut differs = step("stage1", StepResult::Differs);
         differs.outputs.push(OutputAudit {
