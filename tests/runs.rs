@@ -238,6 +238,18 @@ fn a_step_is_followed_through_its_attempts() {
 }
 
 #[test]
+fn a_build_that_is_refused_leaves_no_run() {
+    let space = space();
+    space.edit("[steps.first]", "[steps.first]\nresources = { gpus = 4 }");
+    let run = space.retune(&["build", "--gpus", "0"]);
+    assert!(
+        run.code != Some(0) && run.err.contains("nothing was run"),
+        "{run}"
+    );
+    assert_eq!(runs(&space).len(), 0);
+}
+
+#[test]
 fn the_state_of_everything() {
     let space = space();
     let status = || {

@@ -58,8 +58,8 @@ pub struct RunLog {
     file: Option<File>,
     /// Steps found up to date since the last line.
     up_to_date: UpToDate,
-    /// Told before there was reason to make the file.
-    early: Vec<Stamped>,
+    /// The lines of what was told before there was reason to make the file.
+    early: Vec<u8>,
     error: Option<FileError>,
 }
 
@@ -82,10 +82,10 @@ impl RunLog {
         self.error
     }
 
-    fn stamped(&self, event: &Event) -> Stamped {
+    fn stamped<'a>(&self, event: &'a Event) -> Stamped<&'a Event> {
         Stamped {
             time: stamp((self.clock)()),
-            event: event.clone(),
+            event,
         }
     }
 
@@ -94,9 +94,7 @@ impl RunLog {
         files::create_dir(&self.folder)?;
         let mut file = files::create(&path)?;
         let mut lines = line(&self.header);
-        for event in self.early.drain(..) {
-            lines.extend(line(&event));
-        }
+        lines.append(&mut self.early);
         file.write_all(&lines).on("write", &path)?;
         Ok(self.file.insert(file))
     }
@@ -107,10 +105,7 @@ impl RunLog {
             lines.extend(line(&self.up_to_date));
             self.up_to_date.steps.clear();
         }
-        lines.extend(line(&Stamped {
-            time: stamp((self.clock)()),
-            event,
-        }));
+        lines.extend(line(&self.stamped(event)));
         let file = match self.file.as_mut() {
             Some(file) => file,
             None => self.open()?,
@@ -143,11 +138,15 @@ impl Sink for RunLog {
                 verdict: Verdict::UpToDate,
             } => self.up_to_date.steps.push((step.clone(), *key)),
             Event::StepProgress { .. } | Event::PhaseEnded { .. } => {}
-            Event::Waiting { .. } | Event::RunStarted { .. } | Event::Warning { .. }
+            // A run that is refused before it does anything has done nothing.
+            Event::Waiting { .. }
+            | Event::RunStarted { .. }
+            | Event::Warning { .. }
+            | Event::StepDecided { .. }
                 if self.file.is_none() =>
             {
-                let event = self.stamped(event);
-                self.early.push(event);
+                let early = line(&self.stamped(event));
+                self.early.extend(early);
             }
             Event::RunFinished { .. } if self.file.is_none() => {}
             event => self.error = self.write(event).err(),

@@ -103,7 +103,11 @@ fn setting_lines(change: &KeyChange, note: &str) -> Vec<String> {
     if line.chars().count() <= WIDTH {
         return vec![line];
     }
-    let (old, new) = (old.to_string(), new.to_string());
+    let [old, new] = [old, new].map(|value| match value {
+        // Without the signs that a text takes in JSON.
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
     let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b);
     let same = same.count();
     let value = |sign: &str, value: &str| {

@@ -19,14 +19,20 @@ pub fn audit_text(report: &AuditReport, palette: &Palette) -> String {
         .collect()
 }
 
+/// How long a line may be before it goes on below.
+const SCREEN: usize = 80;
+
 fn step_text(step: &StepAudit, width: usize, palette: &Palette) -> String {
-    let result = paint(style(step.result, palette), step.result.words());
-    let why = step.why.as_ref().map(|why| format!(": {why}"));
-    let mut lines = vec![format!(
-        "{:width$}  {result}{}",
-        step.step,
-        why.unwrap_or_default()
-    )];
+    let words = step.result.words();
+    let result = paint(style(step.result, palette), words);
+    let mut lines = vec![format!("{:width$}  {result}", step.step)];
+    if let Some(why) = &step.why {
+        let length = width.max(step.step.as_str().chars().count()) + 2 + words.len() + 2;
+        match length + why.chars().count() <= SCREEN {
+            true => lines[0].push_str(&format!(": {why}")),
+            false => lines.push(format!("    {why}")),
+        }
+    }
     let undeclared = step.undeclared.iter();
     lines.extend(undeclared.map(|what| format!("    it {}", clean(what))));
     for output in &step.outputs {
