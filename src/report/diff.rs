@@ -1,5 +1,6 @@
 //! What is different between two states of a pipeline, as a person reads it.
 
+use super::change::change_lines;
 use super::style::{Palette, clean, cut, paint};
 use super::words::count;
 use crate::compare::KeyChange;
@@ -96,33 +97,15 @@ const WIDTH: usize = 80;
 
 /// A setting on one line, or with its values below it, from where they differ.
 fn setting_lines(change: &KeyChange, note: &str) -> Vec<String> {
-    let line = format!("    {}{note}", clean(&change.line()));
     let (Some(old), Some(new)) = (&change.old, &change.new) else {
+        let line = format!("    {}{note}", clean(&change.line()));
         return vec![cut(&line, WIDTH)];
     };
-    if line.chars().count() <= WIDTH {
-        return vec![line];
-    }
-    let [old, new] = [old, new].map(|value| match value {
-        // Without the signs that a text takes in JSON.
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    });
-    let same = old.chars().zip(new.chars()).take_while(|(a, b)| a == b);
-    let same = same.count();
-    let value = |sign: &str, value: &str| {
-        let value = clean(value);
-        let shown = match same > WIDTH / 2 {
-            true => format!("…{}", value.chars().skip(same - 20).collect::<String>()),
-            false => value,
-        };
-        cut(&format!("      {sign} {shown}"), WIDTH)
-    };
-    vec![
-        format!("    {}:{note}", clean(&change.path)),
-        value("-", &old),
-        value("+", &new),
-    ]
+    let lines = change_lines(&change.path, [old, new], note, WIDTH - 4);
+    lines
+        .into_iter()
+        .map(|line| format!("    {line}"))
+        .collect()
 }
 
 fn data_lines(data: &DataChange) -> Vec<String> {

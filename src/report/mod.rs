@@ -5,6 +5,7 @@
 
 mod audit;
 mod bars;
+mod change;
 mod diff;
 mod json;
 mod plain;

@@ -1,10 +1,14 @@
 //! Plans as tables: what would be done for each step, and why.
 
+use super::change::change_lines;
 use super::style::{Palette, clean, paint};
 use crate::plan::{FileChange, PlannedStep, Reason, Verdict};
 
 /// What stands before a reason on a line of its own.
 const INDENT: &str = "    ";
+
+/// How long a reason may be before the values in it go below each other.
+const LONGEST: usize = 76;
 
 /// The widest column of names; a longer name has a line of its own.
 const WIDEST_NAME: usize = 32;
@@ -95,13 +99,13 @@ pub fn table(steps: &[PlannedStep], palette: &Palette, width: usize, fold: bool)
         let room = width.saturating_sub(line.chars().count() + 12);
         match &row.reasons()[..] {
             [] => text.push('\n'),
-            [only] if only.chars().count() <= room => {
+            [only] if only.chars().count() <= room && !only.contains('\n') => {
                 text.push_str(&format!("{padding}  {only}\n"));
             }
             several => {
                 text.push('\n');
-                for reason in several {
-                    text.push_str(&format!("{INDENT}{reason}\n"));
+                for line in several.iter().flat_map(|reason| reason.lines()) {
+                    text.push_str(&format!("{INDENT}{line}\n"));
                 }
             }
         }
@@ -117,7 +121,9 @@ pub fn explain(step: &PlannedStep, palette: &Palette) -> String {
     let mut text = format!("{name} ({}): {verdict}\n", step.kind);
     let files = files(&step.verdict);
     for (i, reason) in reasons(&step.verdict).iter().enumerate() {
-        text.push_str(&format!("  {reason}\n"));
+        for line in reason.lines() {
+            text.push_str(&format!("  {line}\n"));
+        }
         for file in files.get(i).copied().unwrap_or_default() {
             let file = clean(&file.to_string());
             text.push_str(&paint(palette.dim, format!("    {file}")));
@@ -152,7 +158,6 @@ fn verdict_style(verdict: &Verdict, palette: &Palette) -> anstyle::Style {
 }
 
 fn reasons(verdict: &Verdict) -> Vec<String> {
-    let shown = |reason: &Reason| clean(&reason.to_string());
     match verdict {
         Verdict::Maybe { waits_for } => {
             let names: Vec<&str> = waits_for.iter().map(|step| step.as_str()).collect();
@@ -160,8 +165,24 @@ fn reasons(verdict: &Verdict) -> Vec<String> {
         }
         Verdict::Error { causes } => causes.iter().map(|cause| clean(cause)).collect(),
         Verdict::Blocked { by } => vec![format!("{by} cannot run")],
-        verdict => verdict.reasons().iter().map(shown).collect(),
+        verdict => verdict.reasons().iter().map(reason_text).collect(),
     }
+}
+
+/// A reason, on several lines where the values of a parameter are long.
+fn reason_text(reason: &Reason) -> String {
+    let Reason::Param {
+        name,
+        old: Some(old),
+        new: Some(new),
+        source,
+    } = reason
+    else {
+        return clean(&reason.to_string());
+    };
+    let source = source.as_ref().map(|source| format!(" ({source})"));
+    let head = format!("param {name}");
+    change_lines(&head, [old, new], &source.unwrap_or_default(), LONGEST).join("\n")
 }
 
 /// The files behind each reason, where they say more than the reason does.
