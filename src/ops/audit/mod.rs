@@ -376,7 +376,8 @@ fn with_undeclared(mut audited: StepAudit, undeclared: Vec<String>) -> StepAudit
     if let Some(first) = undeclared.first() {
         let more = match undeclared.len() - 1 {
             0 => String::new(),
-            n => format!(" and did {n} more such things"),
+            1 => " and did one thing more".to_owned(),
+            n => format!(" and did {n} things more"),
         };
         audited.result = StepResult::Differs;
         audited
