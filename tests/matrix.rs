@@ -497,3 +497,17 @@ batch_tokens = 64
         "{run}"
     );
 }
+
+#[test]
+fn what_is_measured_under_the_name_of_an_axis_has_a_column_of_its_own() {
+    let space = Space::new(
+        "[steps.train]\nuses = 'command'\nmatrix = { lr = [1, 2] }\n\
+         run = 'printf \"{\\\"lr\\\": ${matrix.lr}0, \\\"loss\\\": 3}\" > m.json'\n\
+         outputs = { m = { path = 'm.json', type = 'metrics' } }\n",
+    );
+    space.built(&[]);
+    let csv = space.retune(&["table", "train", "--csv"]);
+    let heading = csv.out.lines().next().unwrap();
+    assert_eq!(heading, "step,lr,state,seconds,loss,metrics.lr", "{csv}");
+    assert!(csv.out.contains(",3,20\n"), "{csv}");
+}

@@ -164,6 +164,14 @@ fn row(node: &Node, planned: &PlannedStep, store: &LocalStore) -> Row {
     let entry = entry.and_then(|key: Key| store.entry(&key));
     let measured = entry.map(|entry| measured(node, &entry, store));
     let coordinates = || node.cell.iter().flat_map(|cell| &cell.0);
+    // Each column has a name of its own.
+    let taken = |name: &str| {
+        ["step", "state", "seconds"].contains(&name) || coordinates().any(|at| &*at.axis == name)
+    };
+    let own = |(name, value): (String, Value)| match taken(&name) {
+        true => (format!("metrics.{name}"), value),
+        false => (name, value),
+    };
     Row {
         name: node.name.clone(),
         cell: coordinates()
@@ -172,7 +180,9 @@ fn row(node: &Node, planned: &PlannedStep, store: &LocalStore) -> Row {
         texts: coordinates().map(|at| at.text.to_string()).collect(),
         state,
         seconds: measured.as_ref().and_then(|(seconds, _)| *seconds),
-        metrics: measured.map(|(_, metrics)| metrics).unwrap_or_default(),
+        metrics: measured
+            .map(|(_, metrics)| metrics.into_iter().map(own).collect())
+            .unwrap_or_default(),
     }
 }
 
