@@ -391,6 +391,19 @@ fn an_audit_says_how_a_step_fails_that_had_worked() {
 }
 
 #[test]
+fn an_audit_tries_a_step_again_as_a_build_does() {
+    let space = Space::new(
+        "[steps.a]\nuses = 'command'\nretry = { times = 1, wait = '10ms' }\noutputs = { text = 'out.txt' }\n\
+         run = 'mkdir OUTSIDE/tried 2>/dev/null && exit 3; echo x > out.txt'\n",
+    );
+    space.built(&[]);
+    fs::remove_dir(space.outside("tried")).unwrap();
+    let run = space.start(&["audit"]).end();
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(run.steps("step-started"), ["a", "a"]);
+}
+
+#[test]
 fn an_audit_of_what_was_never_built_could_not_tell() {
     let space = Space::new(STEADY);
     space.write("data/text.txt", "b\na\n");

@@ -43,7 +43,17 @@ impl Capacity {
         }
         let gpus = self.gpus.len();
         if u64::from(asked.gpus.thousandths()) > gpus as u64 * u64::from(Gpus::ONE) {
-            lacks.push(format!("{} gpus, but there are {gpus}", asked.gpus));
+            let plural = if asked.gpus.thousandths() == Gpus::ONE {
+                ""
+            } else {
+                "s"
+            };
+            let there = match gpus {
+                0 => "there is none".to_owned(),
+                1 => "there is 1".to_owned(),
+                n => format!("there are {n}"),
+            };
+            lacks.push(format!("{} gpu{plural}, but {there}", asked.gpus));
         }
         for (pool, n) in &asked.pools {
             let there = self.pools.get(pool).copied().unwrap_or(0);

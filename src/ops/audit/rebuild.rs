@@ -80,35 +80,65 @@ impl Rebuilder<'_> {
         if self.cancel.load(Ordering::Relaxed) {
             return Ok((Rebuilt::Stopped, Vec::new()));
         }
-        tell(Event::StepStarted {
+        let place = match &self.trace {
+            None => self.folder(task).join("work"),
+            Some(_) => self.folder(task),
+        };
+        let mut undeclared = Vec::new();
+        let mut attempt = 1;
+        loop {
+            tell(self.started(task, attempt));
+            let work = WorkFolder::create(place.clone())?;
+            let started = Instant::now();
+            let inputs = self.inputs(task)?;
+            let outcome = self.run(task, inputs, &work, tell, &mut undeclared);
+            let stopped = self.cancel.load(Ordering::Relaxed);
+            let rebuilt = match outcome {
+                Ok(()) => Rebuilt::Finished(work, started.elapsed().as_secs_f64()),
+                Err(_) if stopped => Rebuilt::Stopped,
+                Err(error) => {
+                    // A step that the build tries again is tried again here.
+                    if let Some(wait) = task.node.settings.wait_after(attempt) {
+                        if self.cancelled_within(wait) {
+                            return Ok((Rebuilt::Stopped, undeclared));
+                        }
+                        files::remove(&place)?;
+                        files::remove(&self.folder(task).join("inputs"))?;
+                        attempt += 1;
+                        continue;
+                    }
+                    Rebuilt::Failed(AuditFailure {
+                        error,
+                        log_tail: files::last_lines(&work.log(), LOG_TAIL),
+                    })
+                }
+            };
+            return Ok((rebuilt, undeclared));
+        }
+    }
+
+    fn started(&self, task: &Task<'_>, attempt: u32) -> Event {
+        Event::StepStarted {
             step: task.node.name.clone(),
             kind: task.node.kind.clone(),
             key: task.decided.key,
-            attempt: 1,
+            attempt,
             resources: Grant {
                 cpus: self.noise.threads(task.threads) as u32,
                 ..Grant::default()
             },
             work: None,
-        });
-        let work = match &self.trace {
-            None => self.folder(task).join("work"),
-            Some(_) => self.folder(task),
-        };
-        let work = WorkFolder::create(work)?;
-        let started = Instant::now();
-        let inputs = self.inputs(task)?;
-        let mut undeclared = Vec::new();
-        let outcome = self.run(task, inputs, &work, tell, &mut undeclared);
-        let rebuilt = match outcome {
-            Ok(()) => Rebuilt::Finished(work, started.elapsed().as_secs_f64()),
-            Err(_) if self.cancel.load(Ordering::Relaxed) => Rebuilt::Stopped,
-            Err(error) => Rebuilt::Failed(AuditFailure {
-                error,
-                log_tail: files::last_lines(&work.log(), LOG_TAIL),
-            }),
-        };
-        Ok((rebuilt, undeclared))
+        }
+    }
+
+    /// Waits; whether the user stopped the audit meanwhile.
+    fn cancelled_within(&self, wait: Duration) -> bool {
+        let began = Instant::now();
+        let cancelled = || self.cancel.load(Ordering::Relaxed);
+        while began.elapsed() < wait && !cancelled() {
+            std::thread::sleep(LOOK_EVERY.min(wait.saturating_sub(began.elapsed())));
+        }
+        cancelled()
     }
 
     /// Where a step is done again.
