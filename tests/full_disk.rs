@@ -140,6 +140,35 @@ fn a_small_file_system_that_fills_up() {
     }
 }
 
+/// The journal may grow no further than into the middle of a record.
+#[test]
+fn a_journal_that_reaches_the_limit_of_a_files_size() {
+    let space = space();
+    for n in 0..40 {
+        space.write("data/rows.jsonl", &format!("{{\"text\": \"row {n}\"}}\n"));
+        space.built(&[]);
+    }
+    let wanted = results(&space);
+    for more in [20, 130, 250, 400] {
+        let length = fs::metadata(space.path("cache/journal")).unwrap().len();
+        let row = format!("{{\"text\": \"{more} more\"}}\n");
+        space.write("data/rows.jsonl", &row);
+        let script = "trap '' XFSZ; exec prlimit --fsize=\"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, &(length + more).to_string()]);
+        command.arg(program()).arg("build");
+        command.current_dir(space.path("")).stdin(Stdio::null());
+        let run = Run::of(&mut command);
+        assert_eq!(run.code, Some(5), "{more}: {run}");
+        assert!(run.err.contains("cache/journal"), "{more}: {run}");
+        // Nothing torn is left, and what was there before is whole.
+        space.write("data/rows.jsonl", "{\"text\": \"row 39\"}\n");
+        let run = space.built(&[]);
+        assert!(!run.err.contains("damaged"), "{more}: {run}");
+        assert_eq!(results(&space), wanted, "{more}");
+    }
+}
+
 /// A file system that goes with the test.
 struct Mount<'a>(&'a Path);
 
