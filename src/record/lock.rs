@@ -267,7 +267,7 @@ impl Lock {
             return Ok(digest);
         }
         let text = self.to_text();
-        files::write_atomic(path, text.as_bytes())?;
+        files::write_durable(path, text.as_bytes())?;
         Ok(Digest::of(text.as_bytes()))
     }
 }

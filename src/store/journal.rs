@@ -369,6 +369,7 @@ impl Journal {
         self.file.set_len(good as u64).on("cut", &self.path)?;
         if good == 0 {
             self.file.write_all(MAGIC).on("write", &self.path)?;
+            files::sync_folder(&self.path)?;
         }
         self.length = (good.max(MAGIC.len())) as u64;
         self.sync()
@@ -437,7 +438,7 @@ impl Journal {
         for note in &notes {
             write_note(&mut bytes, note);
         }
-        files::write_atomic(&self.path, &bytes)?;
+        files::write_durable(&self.path, &bytes)?;
         let file = OpenOptions::new().append(true).open(&self.path);
         self.file = file.on("open", &self.path)?;
         (self.length, self.durable) = (bytes.len() as u64, bytes.len() as u64);
