@@ -131,9 +131,12 @@ fn a_small_file_system_that_fills_up() {
         assert!(!run.err.contains("panicked"), "{size}: {run}");
         if run.code != Some(0) {
             // A program that fails for want of room may have none to say so in its log.
-            let program = run.err.contains("the program ended with exit code");
+            let lost = run
+                .err
+                .contains("its log could not be kept: no space is left on");
             let said = run.err.contains("No space left on device");
-            assert!(said || program, "{size}: {run}");
+            assert!(said || lost, "{size}: {run}");
+            assert!(!lost || run.err.contains("hint: "), "{size}: {run}");
         }
         mount.grow("16m");
         recovers(&space, &wanted, size);
