@@ -314,13 +314,6 @@ impl Lock {
         }
     }
 
-    /// Whether somebody holds the lock at this moment; for messages only.
-    pub fn is_held(path: &Path) -> bool {
-        let would_wait =
-            |file: File| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
-        File::open(path).is_ok_and(would_wait)
-    }
-
     fn write_holder(&mut self, holder: &str) -> io::Result<()> {
         self.0.set_len(0)?;
         self.0.rewind()?;

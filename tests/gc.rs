@@ -5,13 +5,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Run, Running, Space, files};
+use support::{Running, Space, files};
 
 const PIPELINE: &str = r#"
 [steps.rows]
@@ -57,18 +56,10 @@ fn count(report: &Value, what: &str) -> u64 {
     report["garbage"][what]["count"].as_u64().unwrap_or(0)
 }
 
-fn git(space: &Space, arguments: &[&str]) -> Run {
-    let mut command = Command::new("git");
-    command.args(arguments).current_dir(space.path("."));
-    command.env_clear().env("HOME", space.outside(""));
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    for who in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{who}_NAME"), "Somebody");
-        command.env(format!("GIT_{who}_EMAIL"), "somebody@example.org");
-    }
-    let run = Run::of(&mut command);
+#[track_caller]
+fn git(space: &Space, arguments: &[&str]) {
+    let run = space.git(arguments);
     assert_eq!(run.code, Some(0), "git {arguments:?}: {run}");
-    run
 }
 
 fn objects(space: &Space) -> BTreeSet<PathBuf> {

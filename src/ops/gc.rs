@@ -310,7 +310,8 @@ impl Plan {
             }
         }
         // While somebody builds, work is in progress there.
-        if options.delete || !BuildLock::is_held(&cache.join("lock")) {
+        let builds = || BuildLock::holder(&cache.join("lock")).is_ok_and(|it| it.is_some());
+        if options.delete || !builds() {
             for work in inside(&cache.join("work")) {
                 self.path(Garbage::Work, work);
             }

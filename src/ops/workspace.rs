@@ -8,7 +8,7 @@ use super::OpsError;
 use super::graph_cache::{GraphCache, Identity};
 use super::lock_files::locks_below;
 use crate::files;
-use crate::graph::{Graph, Node, StepId};
+use crate::graph::{CACHE, Graph, Node, StepId};
 use crate::hash::Digest;
 use crate::pipeline::{Address, Cell, Diagnostics, Overrides, Source, StepName};
 use crate::step::Registry;
@@ -16,8 +16,6 @@ use crate::store::LocalStore;
 
 /// Where pipelines are kept.
 pub const PIPELINES: &str = "pipelines";
-/// The store's default place.
-pub const CACHE: &str = "cache";
 /// The pipelines that are built when none is named, first found first.
 const DEFAULTS: [&str; 2] = ["default", "quickstart"];
 
