@@ -102,6 +102,24 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     Ok(())
 }
 
+/// As [`write_atomic`], and when it returns the file is found under its name
+/// even if the power fails: otherwise the old one may be.
+pub fn write_durable(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_atomic(path, bytes)?;
+    sync_folder(path)
+}
+
+/// Makes the name of a file durable.
+pub fn sync_folder(path: &Path) -> Result<(), FileError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    match open(folder)?.sync_all() {
+        // Some file systems cannot do that to a folder.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced.on("sync", folder),
+    }
+}
+
 /// As [`write_atomic`], but what is written may be lost when the power fails: for
 /// what is checked when it is read and can be made anew.
 pub fn write_cache(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
@@ -294,13 +312,6 @@ impl Lock {
             }
             Err(fs::TryLockError::Error(e)) => Err(e).on("lock", path),
         }
-    }
-
-    /// Whether somebody holds the lock at this moment; for messages only.
-    pub fn is_held(path: &Path) -> bool {
-        let would_wait =
-            |file: File| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
-        File::open(path).is_ok_and(would_wait)
     }
 
     fn write_holder(&mut self, holder: &str) -> io::Result<()> {

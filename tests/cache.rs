@@ -364,15 +364,18 @@ type Retune = Box<dyn Fn(&[&str]) -> Run>;
 /// The program where it cannot write to the store, which is mounted read-only
 /// for it alone, or belongs to somebody else. None where neither is to be had.
 fn read_only(space: &Space) -> Option<Retune> {
-    let retune = env!("CARGO_BIN_EXE_retune");
+    // Others may not be let into the folder that the program is in.
+    let retune = space.outside("retune");
+    fs::copy(support::program(), &retune).ok()?;
     let cache = space.path("cache");
     let (cache, project) = (cache.to_str()?.to_owned(), space.path("."));
     let script = "mount --bind \"$0\" \"$0\" && mount -o remount,ro,bind \"$0\" && exec \"$@\"";
+    let unshared = retune.clone();
     let unshare = move |user: bool, arguments: &[&str]| {
         let mut command = Command::new("unshare");
         command.args(user.then_some("--map-root-user"));
-        command.args(["--mount", "sh", "-c", script, &cache, retune]);
-        command.args(arguments).current_dir(&project);
+        command.args(["--mount", "sh", "-c", script, &cache]);
+        command.arg(&unshared).args(arguments).current_dir(&project);
         command
     };
     for user in [false, true] {
@@ -386,7 +389,7 @@ fn read_only(space: &Space) -> Option<Retune> {
     // Without mounts, somebody else than the owner may only read.
     let project = space.path(".");
     let as_nobody = move |arguments: &[&str]| {
-        let mut command = Command::new(retune);
+        let mut command = Command::new(&retune);
         command.args(arguments).current_dir(&project);
         command.uid(65534).gid(65534);
         command

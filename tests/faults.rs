@@ -636,6 +636,51 @@ fn a_result_that_cannot_be_put_in_place_is_kept() {
     );
 }
 
+/// What is promised to be durable is found under its name after a power failure.
+#[test]
+fn the_names_of_the_lock_file_and_the_journal_are_made_durable() {
+    if !support::has_strace() {
+        return;
+    }
+    let space = Space::new(COPY);
+    space.write("data/text.txt", "one\n");
+    let build = || {
+        let calls = space.outside("calls");
+        let mut command = std::process::Command::new("strace");
+        command.args([
+            "--quiet=all",
+            "-f",
+            "-y",
+            "-e",
+            "trace=fsync,rename,renameat,renameat2",
+            "-o",
+        ]);
+        command.arg(&calls).arg(support::program()).arg("build");
+        command
+            .current_dir(space.path(""))
+            .stdin(std::process::Stdio::null());
+        let run = support::Run::of(&mut command);
+        assert_eq!(run.code, Some(0), "{run}");
+        fs::read_to_string(calls).unwrap()
+    };
+    let synced = |calls: &str, folder: &str| {
+        let folder = format!("{}>)", space.path(folder).display());
+        let of_folder = |line: &&str| line.contains("fsync(") && line.contains(&folder);
+        calls.lines().filter(of_folder).count()
+    };
+    let calls = build();
+    assert_eq!(synced(&calls, "cache"), 1, "the journal is new: {calls}");
+    let renamed = calls.find("pipelines/main.lock\"").expect("it is renamed");
+    assert_eq!(synced(&calls[renamed..], "pipelines"), 1, "{calls}");
+    // And not without need.
+    let calls = build();
+    assert_eq!(
+        synced(&calls, "cache") + synced(&calls, "pipelines"),
+        0,
+        "{calls}"
+    );
+}
+
 #[test]
 fn looking_at_a_project_makes_no_store() {
     let space = Space::new(COPY);

@@ -131,12 +131,44 @@ fn a_small_file_system_that_fills_up() {
         assert!(!run.err.contains("panicked"), "{size}: {run}");
         if run.code != Some(0) {
             // A program that fails for want of room may have none to say so in its log.
-            let program = run.err.contains("the program ended with exit code");
+            let lost = run
+                .err
+                .contains("its log could not be kept: no space is left on");
             let said = run.err.contains("No space left on device");
-            assert!(said || program, "{size}: {run}");
+            assert!(said || lost, "{size}: {run}");
+            assert!(!lost || run.err.contains("hint: "), "{size}: {run}");
         }
         mount.grow("16m");
         recovers(&space, &wanted, size);
+    }
+}
+
+/// The journal may grow no further than into the middle of a record.
+#[test]
+fn a_journal_that_reaches_the_limit_of_a_files_size() {
+    let space = space();
+    for n in 0..40 {
+        space.write("data/rows.jsonl", &format!("{{\"text\": \"row {n}\"}}\n"));
+        space.built(&[]);
+    }
+    let wanted = results(&space);
+    for more in [20, 130, 250, 400] {
+        let length = fs::metadata(space.path("cache/journal")).unwrap().len();
+        let row = format!("{{\"text\": \"{more} more\"}}\n");
+        space.write("data/rows.jsonl", &row);
+        let script = "trap '' XFSZ; exec prlimit --fsize=\"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, &(length + more).to_string()]);
+        command.arg(program()).arg("build");
+        command.current_dir(space.path("")).stdin(Stdio::null());
+        let run = Run::of(&mut command);
+        assert_eq!(run.code, Some(5), "{more}: {run}");
+        assert!(run.err.contains("cache/journal"), "{more}: {run}");
+        // Nothing torn is left, and what was there before is whole.
+        space.write("data/rows.jsonl", "{\"text\": \"row 39\"}\n");
+        let run = space.built(&[]);
+        assert!(!run.err.contains("damaged"), "{more}: {run}");
+        assert_eq!(results(&space), wanted, "{more}");
     }
 }
 

@@ -5,13 +5,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::{Run, Running, Space, files};
+use support::{Running, Space, files};
 
 const PIPELINE: &str = r#"
 [steps.rows]
@@ -57,18 +56,10 @@ fn count(report: &Value, what: &str) -> u64 {
     report["garbage"][what]["count"].as_u64().unwrap_or(0)
 }
 
-fn git(space: &Space, arguments: &[&str]) -> Run {
-    let mut command = Command::new("git");
-    command.args(arguments).current_dir(space.path("."));
-    command.env_clear().env("HOME", space.outside(""));
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    for who in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{who}_NAME"), "Somebody");
-        command.env(format!("GIT_{who}_EMAIL"), "somebody@example.org");
-    }
-    let run = Run::of(&mut command);
+#[track_caller]
+fn git(space: &Space, arguments: &[&str]) {
+    let run = space.git(arguments);
     assert_eq!(run.code, Some(0), "git {arguments:?}: {run}");
-    run
 }
 
 fn objects(space: &Space) -> BTreeSet<PathBuf> {
@@ -173,8 +164,23 @@ fn lock_files_of_branches_tags_stashes_and_worktrees_hold_their_results() {
     state(&space, "lost with its commit");
     commit();
     git(&space, &["checkout", "-q", "main"]);
+    state(&space, "in an old stash");
+    git(&space, &["stash", "-q"]);
+    // A lock file that git does not know of, in a stash that is not the newest.
+    git(&space, &["rm", "-q", "--cached", "pipelines/main.lock"]);
+    git(&space, &["commit", "-q", "-m", "without"]);
+    state(&space, "unknown in a stash");
+    git(&space, &["stash", "-q", "-u"]);
+    git(&space, &["reset", "-q", "--hard", "HEAD~"]);
     state(&space, "in a stash");
     git(&space, &["stash", "-q"]);
+    // A lock file whose content has another name, too, that comes before its own.
+    git(&space, &["checkout", "-q", "-b", "named", "main"]);
+    state(&space, "twice in a branch");
+    fs::create_dir(space.path("a")).unwrap();
+    fs::copy(space.path("pipelines/main.lock"), space.path("a/copy")).unwrap();
+    commit();
+    git(&space, &["checkout", "-q", "main"]);
     // A worktree with a lock file that nobody committed.
     let other = space.outside("other");
     git(&space, &["worktree", "add", "-q", other.to_str().unwrap()]);
@@ -189,13 +195,16 @@ fn lock_files_of_branches_tags_stashes_and_worktrees_hold_their_results() {
     let report = gc(&space, &["--keep-runs", "0", "--delete"]);
     assert_eq!(count(&report, "results"), 2, "{report}");
     assert_eq!(
-        report["branches"], 5,
-        "main, side, other, stash, v1: {report}"
+        report["branches"], 6,
+        "main, side, named, other, stash, v1: {report}"
     );
     for name in [
         "on a branch",
         "under a tag",
         "in a stash",
+        "in an old stash",
+        "unknown in a stash",
+        "twice in a branch",
         "in a worktree",
         "on main",
     ] {
@@ -283,6 +292,8 @@ fn what_killed_runs_left_goes_and_edited_outputs_only_on_request() {
     space.write("cache/objects/ab/.new-1-1", "half");
     space.write("cache/objects/ab/cdef", "no object");
     space.write("cache/graphs/gone", "a pipeline that is gone");
+    space.write("cache/snapshots/gone", "what it came to");
+    space.write("cache/snapshots/main.123", "half written");
     space.write("cache/journal.damaged", "damaged");
     space.write(
         &format!("cache/checkpoints/{}/state", "ab".repeat(32)),
@@ -303,7 +314,7 @@ fn what_killed_runs_left_goes_and_edited_outputs_only_on_request() {
         ("work", 1),
         ("strays", 2),
         ("orphans", 1),
-        ("graphs", 1),
+        ("graphs", 3),
         ("damaged", 1),
         ("checkpoints", 1),
         ("edited", 0),
@@ -312,6 +323,7 @@ fn what_killed_runs_left_goes_and_edited_outputs_only_on_request() {
     }
     assert!(!space.exists("cache/work/killed-rows") && !space.exists("cache/graphs/gone"));
     assert!(space.exists("cache/graphs/main") && edited[0].exists());
+    assert_eq!(files(&space.path("cache/snapshots")).len(), 1);
     assert_eq!(count(&gc(&space, &["--delete", "--edited"]), "edited"), 1);
     assert!(!edited[0].exists());
     assert_eq!(space.rerun().len(), 0);
@@ -367,6 +379,31 @@ fn steps_and_pipelines_that_are_gone_hold_nothing() {
 }
 
 #[test]
+fn a_pipeline_elsewhere_in_the_project_keeps_its_results() {
+    let space = project();
+    state(&space, "one");
+    let text = space.read("pipelines/main.toml").replace("wc -c", "wc -l");
+    space.write("models/small.v1/second.toml", &text);
+    let second = ["-p", "models/small.v1/second.toml"];
+    space.built(&second);
+    space.ran();
+    // Another program's lock file is none of ours.
+    space.write("models/Cargo.lock", &blake3_of("a package"));
+    let report = gc(&space, &["--keep-runs", "0", "--delete"]);
+    assert_eq!(count(&report, "results"), 0, "{report}");
+    assert_eq!(report["lock_files"], 2, "{report}");
+    assert_eq!(space.built(&second).total("up_to_date"), 2);
+    // Without its file it still has the lock file.
+    space.remove("models/small.v1/second.toml");
+    let report = gc(&space, &["--keep-runs", "0", "--delete"]);
+    assert_eq!(count(&report, "results"), 0, "{report}");
+    space.remove("models/small.v1/second.lock");
+    let report = gc(&space, &["--keep-runs", "0", "--delete"]);
+    assert_eq!(count(&report, "results"), 1, "they share the first step");
+    assert_eq!(count(&report, "graphs"), 0, "went with the step before");
+}
+
+#[test]
 fn a_pipeline_that_is_broken_at_the_moment_loses_nothing() {
     let space = project();
     state(&space, "one");
@@ -394,8 +431,11 @@ fn a_store_outside_of_the_project_keeps_what_other_projects_stand_at() {
         space.built(&["--cache", store]);
         space.ran();
     }
-    let report = gc(&one, &["--cache", store, "--keep-runs", "0", "--delete"]);
-    assert_eq!(count(&report, "results"), 0, "{report}");
+    // However it is named.
+    for store in [store, "../shared-store"] {
+        let report = gc(&one, &["--cache", store, "--keep-runs", "0", "--delete"]);
+        assert_eq!(count(&report, "results"), 0, "{report}");
+    }
     for space in [&one, &two] {
         space.built(&["--cache", store]);
         assert_eq!(space.ran().len(), 0);

@@ -3,9 +3,8 @@
 mod support;
 
 use std::fs;
-use std::process::Command;
 
-use support::{Run, Space};
+use support::Space;
 
 /// Steps that read a file each, and one that reads them all.
 fn pipeline(steps: &str) -> String {
@@ -29,21 +28,9 @@ fn pipeline(steps: &str) -> String {
     )
 }
 
-fn git(space: &Space, arguments: &[&str]) -> Run {
-    let mut command = Command::new("git");
-    command.args(arguments).current_dir(space.path("."));
-    command.env_clear().env("HOME", space.outside(""));
-    command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
-    for who in ["AUTHOR", "COMMITTER"] {
-        command.env(format!("GIT_{who}_NAME"), "Somebody");
-        command.env(format!("GIT_{who}_EMAIL"), "somebody@example.org");
-    }
-    Run::of(&mut command)
-}
-
 #[track_caller]
 fn done(space: &Space, arguments: &[&str]) {
-    let run = git(space, arguments);
+    let run = space.git(arguments);
     assert_eq!(run.code, Some(0), "git {arguments:?}: {run}");
 }
 
@@ -106,7 +93,7 @@ fn neighbours_that_changed_on_two_branches_merge_without_a_conflict_of_their_own
     on_branch(&space, "left", |space| space.write("data/b", "b two\n"));
     on_branch(&space, "right", |space| space.write("data/d", "d two\n"));
     done(&space, &["merge", "-q", "left"]);
-    let merge = git(&space, &["merge", "-q", "right"]);
+    let merge = space.git(&["merge", "-q", "right"]);
     // Both rebuilt `join`, each from its own half.
     assert_eq!(merge.code, Some(1), "{merge}");
     let text = lock(&space);
@@ -152,7 +139,7 @@ fn steps_added_and_removed_beside_changed_ones_merge() {
     });
     done(&space, &["merge", "-q", "left"]);
     // The pipeline file is for its author to merge; the lock file merges.
-    let merge = git(&space, &["merge", "-q", "right"]);
+    let merge = space.git(&["merge", "-q", "right"]);
     let text = lock(&space);
     assert!(!text.contains("<<<<<<<"), "{merge}\n{text}");
     space.pipeline(&alone("bcdf"));
@@ -183,7 +170,7 @@ fn with_the_merge_driver_only_steps_that_both_changed_conflict() {
         );
     });
     done(&space, &["merge", "-q", "left"]);
-    let merge = git(&space, &["merge", "right"]);
+    let merge = space.git(&["merge", "right"]);
     assert_eq!(merge.code, Some(1), "{merge}");
     assert!(
         merge.err.contains("both sides changed 1 step: join"),
@@ -215,7 +202,7 @@ fn without_a_store_what_is_certain_is_kept_and_the_rest_said() {
         space.write("data/f", "f two\n");
     });
     done(&space, &["merge", "-q", "left"]);
-    let merge = git(&space, &["merge", "-q", "right"]);
+    let merge = space.git(&["merge", "-q", "right"]);
     assert_eq!(merge.code, Some(1), "{merge}");
     space.write("data/b", "b three\n");
     space.remove("cache");

@@ -54,6 +54,7 @@ fn stats_text(stats: &ops::CacheStats) -> String {
         stats.journal_needed
     );
     line("journal", stats.journal_bytes, note);
+    line("caches", stats.caches, "to be faster".into());
     line("logs", stats.logs, String::new());
     line("edited", stats.edited, "outputs that were set aside".into());
     for (title, groups) in [
@@ -199,6 +200,7 @@ mod tests {
             journal_bytes: 8000,
             journal_notes: 90,
             journal_needed: 60,
+            caches: 3000,
             logs: 17,
             edited: 0,
         };
@@ -208,6 +210,7 @@ mod tests {
         in place      7.0 MiB  outputs, 6.0 MiB of it copies of objects
         garbage       2.0 KiB  `retune gc` would free
         journal       7.8 KiB  90 records, 60 when compacted
+        caches        2.9 KiB  to be faster
         logs             17 B
         edited            0 B  outputs that were set aside
 

@@ -51,7 +51,7 @@ fn words(what: Garbage) -> &'static str {
         Garbage::Runs => "folders of logs of old runs",
         Garbage::Work => "work folders of killed runs",
         Garbage::Checkpoints => "checkpoints that no step can go on from",
-        Garbage::Graphs => "cached graphs of pipelines that are gone",
+        Garbage::Graphs => "cached graphs and snapshots of pipelines that are gone",
         Garbage::Damaged => "damaged files that were moved out of the way",
         Garbage::Edited => "folders of edited outputs that were set aside",
     }

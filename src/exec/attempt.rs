@@ -1,6 +1,6 @@
 //! Attempts: how long one may take, and whether another follows one that failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Stop;
@@ -101,6 +101,29 @@ impl Run<'_, '_> {
         self.rest(id, flight.decided, failed, wait);
         Ok(())
     }
+}
+
+/// Less than this free is a full disk: a message would need a block of it.
+const FULL: u64 = 4096;
+
+/// Says that what the program said is lost, where its log could not be kept: it
+/// has none because there was no room for one, or it could not be moved.
+pub(super) fn log_lost(error: &mut StepError, log: &Path, cache: &Path) {
+    let free = rustix::fs::statvfs(cache).map(|disk| disk.f_bavail * disk.f_frsize);
+    let full = free.is_ok_and(|free| free < FULL);
+    let has_log = std::fs::metadata(log).is_ok_and(|log| log.len() > 0);
+    if !full && !has_log {
+        return;
+    }
+    let why = if full {
+        ": no space is left on the disk of "
+    } else {
+        " in "
+    };
+    let cause = format!("its log could not be kept{why}{}", cache.display());
+    error.causes.push(cause);
+    let hint = "free some space and build again";
+    error.hint.get_or_insert_with(|| hint.to_owned());
 }
 
 /// Gives the log of an attempt a name that the next one's does not have:

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use super::attempt::log_lost;
 use super::job::WorkFolder;
 use super::outputs::{Places, SetAside, same_outputs};
 use super::run::{Ended, Flight, Run};
@@ -17,7 +18,7 @@ use crate::step::StepError;
 use crate::store::{Entry, Note, Output, Shape, Store, StoreError};
 
 impl<'a> Run<'a, '_> {
-    pub(super) fn ended(&mut self, id: StepId, ended: Ended) -> Result<(), StoreError> {
+    pub(super) fn ended(&mut self, id: StepId, mut ended: Ended) -> Result<(), StoreError> {
         let place = self.flights.iter().position(|(other, _)| *other == id);
         let Some(place) = place else { return Ok(()) };
         let (_, flight) = self.flights.swap_remove(place);
@@ -26,6 +27,10 @@ impl<'a> Run<'a, '_> {
             self.tell_phase(Phase::Store, Some(id), ended.storing);
         }
         let log = self.keep_log(id, &flight.work);
+        if let (None, Err(error)) = (&log, &mut ended.end) {
+            // Before what takes the room is removed.
+            log_lost(error, &flight.work.log(), self.with.around.cache);
+        }
         self.work_folders.give_back(flight.work.clone());
         for message in ended.result.warnings.clone() {
             self.emit(Event::Warning { message });

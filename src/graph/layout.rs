@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::pipeline::{Diagnostic, Pipeline, RawStep, Span};
 use crate::step::OutPort;
 
-/// The store's folder in the project root.
-const CACHE: &str = "cache";
+/// The store's default place in the project root.
+pub const CACHE: &str = "cache";
 
 /// Why a path cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ pub(super) fn normal(path: &str) -> Result<String, BadPath> {
 }
 
 /// Whether a path is a pattern for many files.
-pub(super) fn is_glob(path: &str) -> bool {
+pub fn is_glob(path: &str) -> bool {
     path.contains(['*', '?', '[', '{'])
 }
 

@@ -25,6 +25,7 @@ use crate::pipeline::{
 use crate::step::{OutPort, Params, PortType, Purity, Registry};
 
 pub use hub::{BadHubRef, HubRef};
+pub use layout::{CACHE, is_glob};
 pub use schema::schema;
 pub use settings::{Retry, Settings};
 

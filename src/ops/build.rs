@@ -644,7 +644,7 @@ impl<'a> Build<'a> {
             return Ok(None);
         };
         if text != old {
-            files::write_atomic(&path, text.as_bytes())?;
+            files::write_durable(&path, text.as_bytes())?;
         }
         let untouched = Digest::of(old.as_bytes()) == was;
         Ok(untouched.then(|| Digest::of(text.as_bytes())))

@@ -49,6 +49,8 @@ pub struct CacheStats {
     pub journal_notes: usize,
     /// Records that a compacted journal would have.
     pub journal_needed: usize,
+    /// Bytes of what is kept to be faster: graphs, snapshots, digests by stat tuple.
+    pub caches: u64,
     /// Bytes of logs of runs, by run.
     pub logs: u64,
     /// Bytes of edited outputs that were set aside.
@@ -117,6 +119,10 @@ pub fn stats(
         journal_bytes: size_below(&workspace.cache.join("journal")),
         journal_notes,
         journal_needed,
+        caches: ["graphs", "snapshots", "stat"]
+            .map(|name| size_below(&workspace.cache.join(name)))
+            .iter()
+            .sum(),
         logs: size_below(&workspace.cache.join("runs")),
         edited: size_below(&workspace.cache.join("edited")),
     })

@@ -310,7 +310,8 @@ impl Plan {
             }
         }
         // While somebody builds, work is in progress there.
-        if options.delete || !BuildLock::is_held(&cache.join("lock")) {
+        let builds = || BuildLock::holder(&cache.join("lock")).is_ok_and(|it| it.is_some());
+        if options.delete || !builds() {
             for work in inside(&cache.join("work")) {
                 self.path(Garbage::Work, work);
             }
@@ -320,9 +321,9 @@ impl Plan {
                 self.path(Garbage::Checkpoints, checkpoint);
             }
         }
-        for graph in inside(&cache.join("graphs")) {
-            let stem = name(&graph);
-            if live.knows_all && !live.stems.contains(stem.split('.').next().unwrap_or(&stem)) {
+        let kept = ["graphs", "snapshots"].map(|folder| inside(&cache.join(folder)));
+        for graph in kept.into_iter().flatten() {
+            if live.knows_all && !live.stems.contains(&name(&graph)) {
                 self.path(Garbage::Graphs, graph);
             }
         }
@@ -378,7 +379,8 @@ impl Live {
         let mut steps: HashSet<StepRef> = HashSet::new();
         let mut stems = BTreeSet::new();
         // A store elsewhere may be that of other projects, too.
-        let mut knows_all = workspace.cache.starts_with(&workspace.root);
+        let store_folder = fs::canonicalize(&workspace.cache);
+        let mut knows_all = store_folder.is_ok_and(|it| it.starts_with(&workspace.root));
         for pipeline in workspace.siblings() {
             let stem = pipeline.pipeline.file_stem();
             stems.extend(stem.map(|stem| stem.to_string_lossy().into_owned()));

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::estimate::{Estimate, estimate};
 use super::workspace::{environment, find_step, find_steps, needed};
 use super::{BuildOptions, HubAccess, OpsError, Workspace};
-use crate::graph::{Graph, Origin, StepId};
+use crate::graph::{Graph, Origin, StepId, is_glob};
 use crate::pipeline::{Diagnostics, Overrides, PipelineName, StepName};
-use crate::plan::{Detail, EXAMPLES, PlannedStep, Planner, Surroundings, is_glob};
+use crate::plan::{Detail, EXAMPLES, PlannedStep, Planner, Surroundings};
 use crate::store::LocalStore;
 use crate::watch::Watched;
 

@@ -228,7 +228,7 @@ pub fn merge_locks(base: &Path, ours: &Path, theirs: &Path) -> Result<Vec<StepNa
     let [base, mine, yours] = [read(base)?, read(ours)?, read(theirs)?];
     let (merged, conflicts) = Lock::merge(&base, &mine, &yours);
     let text = merged.merged_text(&conflicts, &mine, &yours);
-    files::write_atomic(ours, text.as_bytes())?;
+    files::write_durable(ours, text.as_bytes())?;
     Ok(conflicts)
 }
 

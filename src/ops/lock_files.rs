@@ -9,6 +9,7 @@ use super::workspace::PIPELINES;
 use super::{OpsError, Workspace};
 use crate::files;
 use crate::hash::Digest;
+use crate::record::Lock;
 
 /// The digests in all lock files, keys and outputs alike.
 #[derive(Debug, Default)]
@@ -38,6 +39,7 @@ impl LockFiles {
         let mut found = LockFiles::default();
         let mut on_disk: BTreeSet<PathBuf> = locks_in(&workspace.root.join(PIPELINES)).collect();
         on_disk.insert(workspace.lock_file());
+        on_disk.extend(locks_below(&workspace.root, &workspace.cache));
         let root = &workspace.root;
         if root.ancestors().any(|folder| folder.join(".git").exists()) {
             let git = Git(root);
@@ -45,10 +47,12 @@ impl LockFiles {
             let (mut blobs, names) = git.committed()?;
             for worktree in git.worktrees()? {
                 let git = Git(&worktree);
-                on_disk.extend(locks_in(&worktree.join(prefix.trim_end()).join(PIPELINES)));
+                let project = worktree.join(prefix.trim_end());
+                on_disk.extend(locks_in(&project.join(PIPELINES)));
+                on_disk.extend(locks_below(&project, &workspace.cache));
                 on_disk.extend(git.tracked(&mut blobs)?);
             }
-            for text in git.blobs(&blobs)? {
+            for (_, text) in git.objects(&blobs)? {
                 found.add(&text);
             }
             found.names = Some(names);
@@ -79,7 +83,37 @@ impl LockFiles {
 fn locks_in(folder: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|end| end == "lock"))
+    paths.filter(|path| is_lock(path))
+}
+
+/// The lock files of pipelines below a folder, by what is in them: a pipeline
+/// file may lie anywhere. Does not look into repositories' own folders, the
+/// store `cache`, and what symbolic links lead to.
+pub(super) fn locks_below(folder: &Path, cache: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match entry.file_type() {
+                Ok(ty) if ty.is_dir() && entry.file_name() != ".git" && path != cache => {
+                    open.push(path);
+                }
+                Ok(ty) if ty.is_file() && is_lock(&path) => {
+                    // One that cannot be read cannot be told to be one of ours.
+                    let text = files::read(&path).unwrap_or_default();
+                    found.extend(Lock::is_one(&text).then_some(path));
+                }
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn is_lock(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "lock")
 }
 
 /// Git's plumbing in a folder.
@@ -143,19 +177,51 @@ impl Git<'_> {
             .lines()
             .filter_map(|line| line.strip_prefix("HEAD "))
             .filter(|head| head.bytes().any(|b| b != b'0'));
-        let tips: BTreeSet<&str> = commits.iter().map(String::as_str).chain(heads).collect();
-        let trees: String = tips.iter().map(|tip| format!("{tip}^{{tree}}\n")).collect();
-        if trees.is_empty() {
-            return Ok((BTreeSet::new(), 0));
+        let stashed = self.stashed()?;
+        let tips = commits.iter().map(String::as_str).chain(heads);
+        let tips = tips.chain(stashed.split_ascii_whitespace());
+        let trees = tips.map(|tip| format!("{tip}^{{tree}}")).collect();
+        Ok((self.locks_in_trees(trees)?, commits.len()))
+    }
+
+    /// The commits that stashes consist of: of each the tree, what was staged,
+    /// and what git did not know of. Only the newest stash has a name.
+    fn stashed(&self) -> Result<String, OpsError> {
+        let stash = self.text(&["for-each-ref", "refs/stash"], "")?;
+        match stash.is_empty() {
+            true => Ok(String::new()),
+            false => self.text(&["log", "-g", "--format=%H %P", "refs/stash"], ""),
         }
-        // Each object once, however many branches share it.
-        let listed = self.run(&["rev-list", "--objects", "--no-walk", "--stdin"], &trees)?;
-        let blobs = listed
-            .split(|b| *b == b'\n')
-            .filter(|line| line.ends_with(b".lock"));
-        let blobs = blobs.filter_map(|line| line.split(|b| *b == b' ').next());
-        let blobs = blobs.map(|id| String::from_utf8_lossy(id).into_owned());
-        Ok((blobs.collect(), commits.len()))
+    }
+
+    /// The lock files below trees. Each tree is read once, however many
+    /// branches share it, and each name in it counts, whatever other names the
+    /// same content has.
+    fn locks_in_trees(&self, trees: BTreeSet<String>) -> Result<BTreeSet<String>, OpsError> {
+        let mut blobs = BTreeSet::new();
+        let (mut seen, mut open) = (BTreeSet::new(), trees);
+        while !open.is_empty() {
+            let mut inside = BTreeSet::new();
+            for (id, tree) in self.objects(&open)? {
+                let entries = entries(&tree, id.len() / 2).ok_or_else(|| OpsError::Git {
+                    command: format!("git cat-file --batch of {id}"),
+                    why: "it is no tree".to_owned(),
+                })?;
+                for (mode, name, id) in entries {
+                    match mode {
+                        b"40000" => drop(inside.insert(id)),
+                        // Neither symbolic links nor submodules.
+                        _ if mode.starts_with(b"100") && name.ends_with(b".lock") => {
+                            blobs.insert(id);
+                        }
+                        _ => {}
+                    }
+                }
+                seen.insert(id);
+            }
+            open = inside.difference(&seen).cloned().collect();
+        }
+        Ok(blobs)
     }
 
     /// The folders that are checked out, this one among them.
@@ -186,8 +252,8 @@ impl Git<'_> {
         Ok(paths)
     }
 
-    /// The bytes of objects.
-    fn blobs(&self, ids: &BTreeSet<String>) -> Result<Vec<Vec<u8>>, OpsError> {
+    /// The ids and the bytes of objects.
+    fn objects(&self, ids: &BTreeSet<String>) -> Result<Vec<(String, Vec<u8>)>, OpsError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -195,25 +261,46 @@ impl Git<'_> {
         let wanted: String = ids.iter().map(|id| format!("{id}\n")).collect();
         let bytes = self.run(&arguments, &wanted)?;
         let mut rest = &bytes[..];
-        let mut blobs = Vec::new();
+        let mut objects = Vec::new();
         while !rest.is_empty() {
-            let (blob, tail) = batched(rest).ok_or_else(|| OpsError::Git {
+            let (id, object, tail) = batched(rest).ok_or_else(|| OpsError::Git {
                 command: format!("git {}", arguments.join(" ")),
-                why: "a lock file of a branch is not in this clone".to_owned(),
+                why: "a folder or a lock file of a branch is not in this clone".to_owned(),
             })?;
-            blobs.push(blob.to_owned());
+            objects.push((id.to_owned(), object.to_owned()));
             rest = tail;
         }
-        Ok(blobs)
+        Ok(objects)
     }
 }
 
-/// The first object of a batch, `ID TYPE SIZE\nBYTES\n`, and the rest.
-fn batched(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// The first object of a batch, `ID TYPE SIZE\nBYTES\n`: its id, its bytes, and
+/// the rest.
+fn batched(bytes: &[u8]) -> Option<(&str, &[u8], &[u8])> {
     let end = bytes.iter().position(|b| *b == b'\n')?;
-    let size = std::str::from_utf8(&bytes[..end]).ok()?.split(' ').nth(2)?;
-    let (blob, rest) = bytes[end + 1..].split_at_checked(size.parse().ok()?)?;
-    Some((blob, rest.strip_prefix(b"\n")?))
+    let mut head = std::str::from_utf8(&bytes[..end]).ok()?.split(' ');
+    let (id, size) = (head.next()?, head.nth(1)?);
+    let (object, rest) = bytes[end + 1..].split_at_checked(size.parse().ok()?)?;
+    Some((id, object, rest.strip_prefix(b"\n")?))
+}
+
+/// What a tree's bytes say of one entry: mode, name and id.
+type TreeEntry<'a> = (&'a [u8], &'a [u8], String);
+
+/// The entries of a tree, each `MODE NAME\0` and the bytes of an id, of which
+/// there are `width`.
+fn entries(mut tree: &[u8], width: usize) -> Option<Vec<TreeEntry<'_>>> {
+    let mut entries = Vec::new();
+    while !tree.is_empty() {
+        let space = tree.iter().position(|b| *b == b' ')?;
+        let (mode, rest) = (&tree[..space], &tree[space + 1..]);
+        let end = rest.iter().position(|b| *b == 0)?;
+        let (id, tail) = rest[end + 1..].split_at_checked(width)?;
+        let id = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        entries.push((mode, &rest[..end], id));
+        tree = tail;
+    }
+    Some(entries)
 }
 
 #[cfg(test)]
@@ -234,10 +321,23 @@ mod tests {
     #[test]
     fn a_batch_is_taken_apart_and_a_missing_object_noticed() {
         let bytes = b"12ab blob 3\na\nb\n34cd blob 0\n\n56ef missing\n";
-        let (blob, rest) = batched(bytes).unwrap();
-        assert_eq!(blob, b"a\nb");
-        let (blob, rest) = batched(rest).unwrap();
-        assert_eq!(blob, b"");
+        let (id, blob, rest) = batched(bytes).unwrap();
+        assert_eq!((id, blob), ("12ab", &b"a\nb"[..]));
+        let (id, blob, rest) = batched(rest).unwrap();
+        assert_eq!((id, blob), ("34cd", &b""[..]));
         assert_eq!(batched(rest), None);
+    }
+
+    #[test]
+    fn a_tree_is_taken_apart_and_a_torn_one_noticed() {
+        let tree = b"40000 a b\0\x01\x02100644 c.lock\0\xff\x00";
+        let found = entries(tree, 2).unwrap();
+        let (a, c) = (b"a b".as_slice(), b"c.lock".as_slice());
+        let wanted = [(&b"40000"[..], a, "0102"), (&b"100644"[..], c, "ff00")];
+        assert_eq!(
+            found,
+            wanted.map(|(mode, name, id)| (mode, name, id.to_owned()))
+        );
+        assert_eq!(entries(&tree[..tree.len() - 1], 2), None);
     }
 }

@@ -37,10 +37,10 @@ use super::Workspace;
 use super::graph_cache::Identity;
 use crate::event::Event;
 use crate::files;
-use crate::graph::{Graph, Node, Origin, StepId};
+use crate::graph::{Graph, Node, Origin, StepId, is_glob};
 use crate::hash::{Digest, Encoder};
 use crate::pipeline::{PipelineName, StepName};
-use crate::plan::{Key, Provenance, Settled, Verdict, expand, is_glob};
+use crate::plan::{Key, Provenance, Settled, Verdict, expand};
 use crate::store::{Artifact, Change, LocalStore, Row, StatCache};
 
 const MAGIC: &[u8] = b"retune snapshot 1\n";

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::OpsError;
 use super::graph_cache::{GraphCache, Identity};
+use super::lock_files::locks_below;
 use crate::files;
-use crate::graph::{Graph, Node, StepId};
+use crate::graph::{CACHE, Graph, Node, StepId};
 use crate::hash::Digest;
 use crate::pipeline::{Address, Cell, Diagnostics, Overrides, Source, StepName};
 use crate::step::Registry;
@@ -15,8 +16,6 @@ use crate::store::LocalStore;
 
 /// Where pipelines are kept.
 pub const PIPELINES: &str = "pipelines";
-/// The store's default place.
-pub const CACHE: &str = "cache";
 /// The pipelines that are built when none is named, first found first.
 const DEFAULTS: [&str; 2] = ["default", "quickstart"];
 
@@ -93,13 +92,21 @@ impl Workspace {
         }
     }
 
-    /// This pipeline and all others in `pipelines/`.
+    /// This pipeline and all others of the project: those in `pipelines/`, and
+    /// those anywhere else that have a lock file beside them.
     pub fn siblings(&self) -> Vec<Workspace> {
         let in_folder = |stem: String| Path::new(PIPELINES).join(format!("{stem}.toml"));
         let others = stems(&self.root).into_iter().map(in_folder);
         let mut paths: Vec<PathBuf> = others.collect();
-        if !paths.contains(&self.pipeline) && self.root.join(&self.pipeline).is_file() {
-            paths.push(self.pipeline.clone());
+        let built = locks_below(&self.root, &self.cache).into_iter();
+        let built = built.map(|lock| {
+            let file = lock.with_extension("toml");
+            files::relative(&file, &self.root).to_owned()
+        });
+        for path in built.chain([self.pipeline.clone()]) {
+            if !paths.contains(&path) && self.root.join(&path).is_file() {
+                paths.push(path);
+            }
         }
         let with = |pipeline| Workspace {
             pipeline,

@@ -7,7 +7,7 @@ use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::files::FileError;
-use crate::graph::HubRef;
+use crate::graph::{HubRef, is_glob};
 use crate::pipeline::StepName;
 use crate::store::{Artifact, ContentError, StatCache};
 
@@ -138,11 +138,6 @@ pub trait Hub: Send + Sync {
         &self,
         reference: &HubRef,
     ) -> Result<Option<PathBuf>, Box<dyn std::error::Error + Send + Sync>>;
-}
-
-/// Whether a source path is a pattern.
-pub fn is_glob(path: &str) -> bool {
-    path.contains(['*', '?', '[', '{'])
 }
 
 /// The files a source path stands for, relative to `root`, sorted by path.

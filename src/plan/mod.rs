@@ -11,7 +11,7 @@ mod verdict;
 pub use crate::store::Key;
 pub use changes::{EXAMPLES, FileChange, FileChanges, compare_folders};
 pub use decide::{Fault, Standing, Stored, decide};
-pub use inputs::{Hub, InputError, Provenance, ResolvedInput, expand, glob_base, is_glob};
+pub use inputs::{Hub, InputError, Provenance, ResolvedInput, expand, glob_base};
 pub use key::{Comparison, FORMAT, InputContent, Manifest};
 pub use planner::{Decided, Detail, LINEAGE_FILE, PlannedStep, Planner, Settled, Surroundings};
 pub use verdict::{Reason, Verdict};

@@ -19,6 +19,8 @@ pub const FORMAT: u32 = 1;
 /// The first lines of every lock file.
 const OPENING: &str =
     "# Made by `retune build` and meant for git. Digests are blake3.\nformat = 1\n";
+/// What lock files of every format, and those with a conflict, have in them.
+const MARK: &[u8] = b"# Made by `retune build`";
 /// The last line: a merge then finds an unchanged line behind every step.
 const CLOSING: &str = "\n# The end.\n";
 /// What git puts before, between and behind the two sides of a conflict.
@@ -93,6 +95,12 @@ struct File {
 }
 
 impl Lock {
+    /// Whether a file's bytes are those of a lock file, of whatever format and
+    /// in whatever state, and not of another program's.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.windows(MARK.len()).any(|window| window == MARK)
+    }
+
     /// Reads a lock file; none if there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, LockError> {
         let text = match files::read_text(path) {
@@ -259,7 +267,7 @@ impl Lock {
             return Ok(digest);
         }
         let text = self.to_text();
-        files::write_atomic(path, text.as_bytes())?;
+        files::write_durable(path, text.as_bytes())?;
         Ok(Digest::of(text.as_bytes()))
     }
 }

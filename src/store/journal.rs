@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ impl StepRef {
         (&self.pipeline, &self.step)
     }
 }
+
+/// Who has finished an entry of a compacted journal, in which it does not matter.
+const NOBODY: StepName<'static> = ("", "");
 
 /// One line of history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,6 +172,7 @@ impl Index {
     fn apply_head(&mut self, head: &Head<'_>) {
         self.notes += 1;
         match *head {
+            Head::Finished(NOBODY, _) | Head::Restored(NOBODY, _) => {}
             Head::Started(step, key) | Head::Failed(step, key) => {
                 self.state(step).unfinished = Some(key);
             }
@@ -222,8 +226,8 @@ impl Index {
             }
         }
         let nobody = || StepRef {
-            pipeline: String::new(),
-            step: String::new(),
+            pipeline: NOBODY.0.to_owned(),
+            step: NOBODY.1.to_owned(),
         };
         let entries: BTreeMap<_, _> = self.entries().collect();
         let mut notes: Vec<Note> = entries
@@ -240,6 +244,11 @@ impl Index {
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// How long it is, and how much of that is durable.
+    length: u64,
+    durable: u64,
+    /// Set when a failed write may have left a part of a record at the end.
+    torn: bool,
 }
 
 /// The journal cannot be used.
@@ -322,9 +331,8 @@ impl Journal {
         }
         let mut file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .append(true)
             .create(true)
-            .truncate(false)
             .open(path)
             .on("open", path)?;
         let mut bytes = Vec::new();
@@ -332,6 +340,9 @@ impl Journal {
         let mut journal = Journal {
             path: path.to_owned(),
             file,
+            length: bytes.len() as u64,
+            durable: bytes.len() as u64,
+            torn: false,
         };
         let Replayed { index, good, old } = replay(path, bytes)?;
         let cut = (index.bytes.len() - good) as u64;
@@ -342,7 +353,6 @@ impl Journal {
         if cut > 0 || good == 0 {
             journal.cut_at(good)?;
         }
-        journal.file.seek(SeekFrom::End(0)).on("seek in", path)?;
         let mut opened = Opened {
             journal,
             index,
@@ -358,24 +368,54 @@ impl Journal {
     fn cut_at(&mut self, good: usize) -> Result<(), FileError> {
         self.file.set_len(good as u64).on("cut", &self.path)?;
         if good == 0 {
-            self.file.rewind().on("seek in", &self.path)?;
             self.file.write_all(MAGIC).on("write", &self.path)?;
+            files::sync_folder(&self.path)?;
         }
-        self.file.sync_data().on("sync", &self.path)
+        self.length = (good.max(MAGIC.len())) as u64;
+        self.sync()
     }
 
-    /// Appends notes; durable only after [`Journal::sync`].
+    /// Appends notes; durable only after [`Journal::sync`]. All of them or, when
+    /// that fails, none; where not even that can be had, nothing more is
+    /// appended, for it would stand behind what nobody can read.
     pub fn append(&mut self, notes: &[Note]) -> Result<(), FileError> {
         let mut bytes = Vec::new();
         for note in notes {
             write_note(&mut bytes, note);
         }
-        self.file.write_all(&bytes).on("append to", &self.path)
+        if self.torn {
+            let why = "an earlier write failed half-way and could not be undone";
+            return Err(io::Error::other(why)).on("append to", &self.path);
+        }
+        let written = self.file.write_all(&bytes);
+        match written {
+            Ok(()) => self.length += bytes.len() as u64,
+            Err(_) => self.take_back(self.length),
+        }
+        written.on("append to", &self.path)
     }
 
-    /// Makes everything appended so far durable.
-    pub fn sync(&self) -> Result<(), FileError> {
-        self.file.sync_data().on("sync", &self.path)
+    /// Makes everything appended so far durable. When that fails, what was
+    /// appended since the last time is not there any more: the system may have
+    /// dropped it and would not say so again.
+    pub fn sync(&mut self) -> Result<(), FileError> {
+        let synced = self.file.sync_data();
+        match synced {
+            Ok(()) => self.durable = self.length,
+            Err(_) => self.take_back(self.durable),
+        }
+        synced.on("sync", &self.path)
+    }
+
+    fn take_back(&mut self, length: u64) {
+        self.torn = self.file.set_len(length).is_err();
+        self.length = length;
+    }
+
+    /// Has writes go to another file, and gives the one that they went to.
+    #[cfg(test)]
+    pub(super) fn divert(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
     }
 }
 
@@ -398,9 +438,11 @@ impl Journal {
         for note in &notes {
             write_note(&mut bytes, note);
         }
-        files::write_atomic(&self.path, &bytes)?;
+        files::write_durable(&self.path, &bytes)?;
         let file = OpenOptions::new().append(true).open(&self.path);
         self.file = file.on("open", &self.path)?;
+        (self.length, self.durable) = (bytes.len() as u64, bytes.len() as u64);
+        self.torn = false;
         index.notes = notes.len();
         Ok(())
     }
@@ -474,7 +516,7 @@ mod first {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::object::{Artifact, Output, Shape};
     use std::fs;
@@ -664,6 +706,50 @@ mod tests {
         check(&Journal::open(&path).unwrap().index);
         assert!(fs::metadata(&path).unwrap().len() < long / 50);
         assert_eq!(opened.index.shortest(), opened.index.notes().len());
-        check(&Journal::open(&path).unwrap().index);
+        let compacted = Journal::open(&path).unwrap().index;
+        check(&compacted);
+        let mut steps: Vec<_> = compacted.steps().map(|(p, s, _)| (p, s)).collect();
+        steps.sort();
+        assert_eq!(steps, [("p", "x"), ("p", "y")], "and nobody else");
+    }
+
+    /// A file as long as the journal, which can be cut and takes nothing more.
+    #[cfg(target_os = "linux")]
+    pub(in crate::store) fn full(length: u64) -> File {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+        let file = memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap();
+        let mut file = File::from(file);
+        file.set_len(length).unwrap();
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+        file
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut opened = Journal::open(&path).unwrap();
+        append(&mut opened, notes());
+        let length = fs::metadata(&path).unwrap().len();
+        let good = opened.journal.divert(full(length));
+        let error = opened.journal.append(&notes()).unwrap_err();
+        assert!(error.to_string().contains("failed to append to"));
+        opened.journal.divert(good);
+        append(&mut opened, notes());
+        let again = Journal::open(&path).unwrap();
+        assert_eq!((again.cut, again.index.notes), (0, 2 * notes().len()));
+        // What can neither be written to nor cut takes no more.
+        let good = opened.journal.divert(File::open(&path).unwrap());
+        opened.journal.append(&notes()).unwrap_err();
+        opened.journal.divert(good);
+        let error = opened.journal.append(&notes()).unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("an earlier write failed half-way"), "{why}");
+        // Until it is made anew.
+        opened.journal.rewrite(&mut opened.index).unwrap();
+        append(&mut opened, notes());
+        assert_eq!(Journal::open(&path).unwrap().cut, 0);
     }
 }

@@ -40,6 +40,10 @@ pub enum StoreError {
     /// A folder's listing is damaged.
     #[error(transparent)]
     Listing(#[from] BadListing),
+    /// The system failed to make objects durable, and would not fail again
+    /// although they may be lost.
+    #[error("objects could not be made durable before; nothing that needs them is kept")]
+    NotDurable,
     /// The store was opened to look at.
     #[error("the store was opened to look at, not to write")]
     ReadOnly,
@@ -74,6 +78,8 @@ pub struct LocalStore {
     log: Mutex<Log>,
     /// Objects written since the last commit.
     fresh: Mutex<Vec<PathBuf>>,
+    /// One commit at a time; whether objects could not be made durable once.
+    committing: Mutex<bool>,
     /// Set once the file system has said that it cannot share blocks.
     no_reflink: AtomicBool,
     /// Whether large files may be hard-linked into place.
@@ -115,6 +121,7 @@ impl LocalStore {
                 waiting: Vec::new(),
             }),
             fresh: Mutex::default(),
+            committing: Mutex::default(),
             no_reflink: AtomicBool::new(false),
             hard_links: AtomicBool::new(false),
             temporary: AtomicU64::new(0),
@@ -423,15 +430,25 @@ impl Store for LocalStore {
     }
 
     fn commit(&self) -> Result<(), StoreError> {
-        let waiting = std::mem::take(&mut self.lock().waiting);
-        if waiting.is_empty() {
+        let mut failed = self.committing.lock().unwrap_or_else(|e| e.into_inner());
+        let count = self.lock().waiting.len();
+        if count == 0 {
             return Ok(());
         }
+        if *failed {
+            return Err(StoreError::NotDurable);
+        }
+        *failed = true;
         self.sync_fresh()?;
+        *failed = false;
+        // Notes that came meanwhile wait for their objects; all wait on if this
+        // fails, for the next commit.
         let log = &mut *self.lock();
         let journal = log.journal.as_mut().ok_or(StoreError::ReadOnly)?;
-        journal.append(&waiting)?;
-        Ok(journal.sync()?)
+        journal.append(&log.waiting[..count])?;
+        journal.sync()?;
+        log.waiting.drain(..count);
+        Ok(())
     }
 }
 
@@ -601,5 +618,57 @@ mod tests {
         store.commit().unwrap();
         let (other, cut) = LocalStore::open(&folder.path().join("cache")).unwrap();
         assert_eq!((other.entry(&key), cut), (Some(entry), 0));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn history_that_could_not_be_written_is_written_by_the_next_commit() {
+        let (folder, store) = space();
+        let key = Key(Digest::of(b"key"));
+        let step = StepRef {
+            pipeline: "p".into(),
+            step: "s".into(),
+        };
+        let entry = Entry {
+            outputs: Vec::new(),
+            record: store.put(b"{}").unwrap(),
+            millis: 1,
+        };
+        store
+            .note(Note::Finished(step, key, entry.clone()))
+            .unwrap();
+        let divert = |file| store.lock().journal.as_mut().unwrap().divert(file);
+        let journal = folder.path().join("cache/journal");
+        let length = fs::metadata(&journal).unwrap().len();
+        let good = divert(super::super::journal::tests::full(length));
+        assert!(store.commit().is_err());
+        divert(good);
+        store.commit().unwrap();
+        let (other, cut) = LocalStore::open(&folder.path().join("cache")).unwrap();
+        assert_eq!((other.entry(&key), cut), (Some(entry), 0));
+    }
+
+    #[test]
+    fn what_speaks_of_objects_that_may_be_lost_is_never_committed() {
+        let (folder, store) = space();
+        let step = StepRef {
+            pipeline: "p".into(),
+            step: "s".into(),
+        };
+        let record = store.put(b"{}").unwrap();
+        let entry = Entry {
+            outputs: Vec::new(),
+            record,
+            millis: 1,
+        };
+        let key = Key(Digest::of(b"key"));
+        store.note(Note::Finished(step, key, entry)).unwrap();
+        let object = store.object_path(&record);
+        fs::rename(&object, folder.path().join("away")).unwrap();
+        assert!(store.commit().is_err());
+        fs::rename(folder.path().join("away"), &object).unwrap();
+        assert!(matches!(store.commit(), Err(StoreError::NotDurable)));
+        let (other, _) = LocalStore::open(&folder.path().join("cache")).unwrap();
+        assert_eq!(other.entry(&key), None);
     }
 }

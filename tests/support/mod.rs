@@ -147,6 +147,19 @@ impl Space {
         Run::of(&mut self.command(arguments))
     }
 
+    /// Runs git in the project, as somebody without settings of their own.
+    pub fn git(&self, arguments: &[&str]) -> Run {
+        let mut command = Command::new("git");
+        command.args(arguments).current_dir(&self.project);
+        command.env_clear().env("HOME", self.outside(""));
+        command.envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "Somebody");
+            command.env(format!("GIT_{who}_EMAIL"), "somebody@example.org");
+        }
+        Run::of(&mut command)
+    }
+
     /// Runs `build` and reads its events.
     pub fn build(&self, arguments: &[&str]) -> Run {
         self.build_with(arguments, |_| {})

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::graph::CACHE;
 use crate::graph::{Graph, Node, StepId};
 use crate::hash::Digest;
-use crate::ops::workspace::{CACHE, PIPELINES};
+use crate::ops::workspace::PIPELINES;
 use crate::ops::{OpsError, Workspace};
 use crate::record::{Against, Lock, LockError, LockedStep};
 use crate::store::{Artifact, Entry, Key, LocalStore, Shape, StatCache, Store};
