@@ -282,6 +282,98 @@ fn an_input_that_changes_while_its_step_runs_is_noticed() {
     }
 }
 
+/// Runs a shell script in the project.
+fn shell(space: &Space, script: &str) {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-ec", script]).current_dir(space.path(""));
+    assert!(command.status().unwrap().success(), "{script}");
+}
+
+#[test]
+fn an_input_that_is_put_back_before_its_step_ends_is_noticed() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = '''
+        touch OUTSIDE/begun; while ! test -e OUTSIDE/read; do sleep 0.02; done
+        cat ${inputs.text} ${inputs.folder}/* ${inputs.link} > out.txt
+        touch OUTSIDE/done; while ! test -e OUTSIDE/end; do sleep 0.02; done
+        '''
+        inputs = { text = "data/text", folder = "data/folder", link = "data/link" }
+        outputs = { text = "out.txt" }
+        "#,
+    );
+    space.write("data/text", "one\n");
+    space.write("data/folder/sub", "two\n");
+    space.write("data/three", "three\n");
+    space.write("data/four", "four\n");
+    shell(&space, "ln -s three data/link");
+    for (change, undo) in [
+        ("echo bad > data/text", "echo one > data/text"),
+        // With its time and its number put back.
+        (
+            "cp -p data/text data/kept; echo bad > data/text",
+            "cp -p data/kept data/text",
+        ),
+        (
+            "mv data/text data/kept; echo bad > data/text",
+            "mv data/kept data/text",
+        ),
+        ("echo bad > data/folder/sub", "echo two > data/folder/sub"),
+        ("echo bad > data/folder/new", "rm data/folder/new"),
+        ("ln -sfn four data/link", "ln -sfn three data/link"),
+    ] {
+        let running = space.start(&["build"]);
+        let begun = |name: &str| {
+            let path = space.outside(name);
+            wait_for(name, || path.exists().then_some(()));
+        };
+        begun("begun");
+        shell(&space, change);
+        fs::write(space.outside("read"), "").unwrap();
+        begun("done");
+        shell(&space, undo);
+        fs::write(space.outside("end"), "").unwrap();
+        let run = running.end();
+        assert_eq!(run.code, Some(1), "{change}: {run}");
+        assert!(run.err.contains("again what it was"), "{change}: {run}");
+        space.built(&[]);
+        assert_eq!(space.read("cache/out/main/a/out.txt"), "one\ntwo\nthree\n");
+        for name in ["begun", "done", "read", "end"] {
+            fs::remove_file(space.outside(name)).unwrap();
+        }
+        space.remove("cache");
+    }
+}
+
+#[test]
+fn a_step_that_only_reads_its_input_is_built() {
+    let space = Space::new(
+        r#"
+        [steps.small]
+        uses = "command"
+        run = "head -c 2000000 /dev/zero > s"
+        outputs = { s = "s" }
+        [steps.one]
+        uses = "command"
+        run = "cp ${inputs.s} out; cat ${inputs.text} >> out"
+        inputs = { s = "@small", text = "data/text" }
+        outputs = { out = "out" }
+        [steps.two]
+        uses = "command"
+        run = "ln ${inputs.s} out"
+        inputs = { s = "@small" }
+        outputs = { out = "out" }
+        "#,
+    );
+    space.write("data/text", "one\n");
+    // The result is a link of the store to what the others have too.
+    space.built(&["-j4"]);
+    space.edit("cp ${inputs.s}", "cp  ${inputs.s}");
+    space.built(&["-j4"]);
+}
+
 #[test]
 fn what_a_step_leaves_running_is_ended_with_it() {
     let space = script("sleep 300 & echo $! > OUTSIDE/pid; echo x > out.txt");

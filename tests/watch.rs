@@ -436,8 +436,9 @@ fn a_running_step_is_stopped_when_its_block_is_edited_or_gone() {
 #[test]
 fn what_concerns_no_running_step_stops_none() {
     let (space, running) = slowly(&[]);
-    // The same content, and the block of a step that was not begun.
-    space.write("data/own", "own one\n");
+    // The same content of what none of them reads, and the block of a step
+    // that was not begun.
+    space.write("data/first", "first one\n");
     space.edit("echo last", "echo  last");
     std::thread::sleep(Duration::from_millis(600));
     go(&space, "slow");
@@ -447,6 +448,46 @@ fn what_concerns_no_running_step_stops_none() {
     // It was put off, not stopped, and ran as it is now.
     assert_eq!(names(&running, "step-cancelled"), ["last"]);
     assert_eq!(space.ran(), ["first", "last", "other", "slow"]);
+    end(running);
+}
+
+#[test]
+fn a_running_step_whose_input_is_written_again_is_stopped_once() {
+    let (space, running) = slowly(&[]);
+    // It may have read what was there in between.
+    space.write("data/own", "own two\n");
+    space.write("data/own", "own one\n");
+    running.wait_for("step-cancelled", 1);
+    assert_eq!(names(&running, "step-cancelled"), ["slow"]);
+    go(&space, "other");
+    running.wait_for("step-started", 4);
+    go(&space, "slow");
+    until(&space, &running, LAST, "first one\nown one\nother one\n");
+    waiting(&running, 1);
+    end(running);
+    assert_eq!(space.ran(), ["first", "last", "other", "slow", "slow"]);
+}
+
+#[test]
+fn a_step_that_touches_its_own_input_does_not_run_for_ever() {
+    let space = Space::new(
+        r#"
+[steps.a]
+uses = "command"
+run = "echo a >> RUNS; touch ${inputs.text}; sleep 0.3; cp ${inputs.text} out"
+inputs = { text = "data/text" }
+outputs = { text = "out" }
+"#,
+    );
+    space.write("data/text", "one\n");
+    let running = space.start(&["watch"]);
+    waiting(&running, 1);
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(space.ran().len() <= 3, "{}", running.err());
+    let said = running.err();
+    assert!(said.contains("needs a copy of it"), "{said}");
+    space.edit("touch ${inputs.text}; ", "");
+    until(&space, &running, "cache/out/main/a/out", "one\n");
     end(running);
 }
 

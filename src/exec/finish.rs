@@ -48,10 +48,10 @@ impl<'a> Run<'a, '_> {
         if ended.cancelled || stopped && in_vain {
             return self.stopped(id, &flight);
         }
-        let outputs = ended.end.clone().and_then(|outputs| {
-            self.sources_unchanged(id, &flight.decided)
-                .map(|()| outputs)
-        });
+        let outputs = ended
+            .end
+            .clone()
+            .and_then(|outputs| self.sources_unchanged(id, &flight).map(|()| outputs));
         match outputs {
             Ok(outputs) => self.finish(id, flight, ended, outputs),
             // It ended before it could stop, and its own source changed.
@@ -64,7 +64,7 @@ impl<'a> Run<'a, '_> {
     /// nobody may go on from it.
     fn forget_mixed_checkpoint(&self, id: StepId, flight: &Flight) {
         if let Some(folder) = &flight.checkpoint
-            && self.sources_unchanged(id, &flight.decided).is_err()
+            && self.sources_unchanged(id, flight).is_err()
         {
             // What cannot be removed now is bound to fail again, and is said then.
             let _ = files::remove(folder);
@@ -81,19 +81,43 @@ impl<'a> Run<'a, '_> {
         Ok(())
     }
 
-    /// An input from outside that changed while the step ran would make the
-    /// record a lie.
-    pub(super) fn sources_unchanged(&self, id: StepId, decided: &Decided) -> Result<(), StepError> {
-        let now = self.planner.inputs(id)?;
-        let changed = decided.inputs.iter().zip(&now);
-        let changed = changed.filter(|(before, now)| before != now || !self.unchanged(now));
-        let changed = changed.map(|(before, _)| before).next();
-        if changed.is_none() && now.len() == decided.inputs.len() {
-            return Ok(());
+    /// An input that changed while the step ran would make the record a lie,
+    /// and so would one that changed and is again what it was.
+    pub(super) fn sources_unchanged(&self, id: StepId, flight: &Flight) -> Result<(), StepError> {
+        let (now, before) = (self.planner.inputs(id)?, &flight.decided.inputs);
+        let mut pairs = before.iter().zip(&now);
+        let changed = pairs.find(|(before, now)| before != now || !self.unchanged(now));
+        if changed.is_some() || now.len() != before.len() {
+            let name = changed.map_or("an input", |(before, _)| before.port.as_str());
+            let message = format!("input '{name}' changed while the step ran");
+            return Err(StepError::new(message).hint("build again"));
         }
-        let name = changed.map_or("an input", |input| input.port.as_str());
-        let message = format!("input '{name}' changed while the step ran");
-        Err(StepError::new(message).hint("build again"))
+        let Some(touched) = self.touched(flight, &now) else {
+            return Ok(());
+        };
+        if let Some(recall) = self.with.recall {
+            recall.note_touch();
+        }
+        let name = &touched.port;
+        let message = format!(
+            "input '{name}' changed while the step ran, though it is again what it was: \
+             who knows what the step has read"
+        );
+        let hint = "build again; a step that changes or links its own input needs a copy of it";
+        Err(StepError::new(message).hint(hint))
+    }
+
+    /// An input that somebody wrote to since the step began, of those that were
+    /// just looked at.
+    pub(super) fn touched<'i>(
+        &self,
+        flight: &Flight,
+        now: &'i [ResolvedInput],
+    ) -> Option<&'i ResolvedInput> {
+        let traces = self.planner.traces(now);
+        let mut pairs = now.iter().zip(flight.traces.iter().zip(&traces));
+        let (input, _) = pairs.find(|(_, (before, now))| before != now)?;
+        Some(input)
     }
 
     /// Whether an input that was just looked at is what was hashed. Keeps the listings of the user's

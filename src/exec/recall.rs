@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::Stop;
@@ -15,7 +16,13 @@ use crate::plan::ResolvedInput;
 
 /// Tells a run that what it reads may have changed since it began.
 #[derive(Default)]
-pub struct Recall(Mutex<Option<Asked>>);
+pub struct Recall {
+    asked: Mutex<Option<Asked>>,
+    /// Whether a step goes on whose input is again what it was.
+    patient: bool,
+    /// Whether the result of a step was lost to such an input.
+    touched: AtomicBool,
+}
 
 #[derive(Default)]
 struct Asked {
@@ -24,10 +31,29 @@ struct Asked {
 }
 
 impl Recall {
+    /// For a round after one that lost the result of a step because an input of
+    /// it had been written to without being another one now: it may be the step
+    /// that writes there, and would be stopped for ever.
+    pub fn patient() -> Self {
+        Recall {
+            patient: true,
+            ..Recall::default()
+        }
+    }
+
+    /// Whether the result of a step was lost because of such an input.
+    pub fn touched(&self) -> bool {
+        self.touched.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_touch(&self) {
+        self.touched.store(true, Ordering::Relaxed);
+    }
+
     /// Asks the run to look at its inputs again, and to compare its graph with
     /// what the pipeline file says now.
     pub fn ask(&self, now: Option<Graph>) {
-        let mut asked = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut asked = self.asked.lock().unwrap_or_else(|e| e.into_inner());
         let before = asked.take().and_then(|asked| asked.now);
         *asked = Some(Asked {
             now: now.or(before),
@@ -35,7 +61,7 @@ impl Recall {
     }
 
     fn take(&self) -> Option<Asked> {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).take()
+        self.asked.lock().unwrap_or_else(|e| e.into_inner()).take()
     }
 }
 
@@ -119,6 +145,7 @@ impl Run<'_, '_> {
                 || self
                     .decided_from(*id)
                     .is_some_and(|inputs| self.changed(*id, inputs))
+                || self.is_touched(*id)
         };
         self.steps.iter().copied().filter(is_stale).collect()
     }
@@ -137,8 +164,25 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Whether what is behind a step's inputs is not what it was. A change
-    /// that was undone is none.
+    /// Whether a running step may have read what is not there any more.
+    fn is_touched(&self, id: StepId) -> bool {
+        let flight = self.flights.iter().find(|(other, _)| *other == id);
+        let Some((recall, (_, flight))) = self.with.recall.zip(flight) else {
+            return false;
+        };
+        let is_touched = !recall.patient
+            && flight.recalled.is_none()
+            && self
+                .planner
+                .inputs(id)
+                .is_ok_and(|now| self.touched(flight, &now).is_some());
+        if is_touched {
+            recall.note_touch();
+        }
+        is_touched
+    }
+
+    /// Whether what is behind a step's inputs is not what it was.
     fn changed(&self, id: StepId, inputs: &[ResolvedInput]) -> bool {
         self.planner.inputs(id).map_or(true, |now| now != *inputs)
     }

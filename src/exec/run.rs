@@ -23,7 +23,7 @@ use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
 use crate::plan::{Decided, InputError, Planner, Settled, Surroundings, Verdict};
 use crate::step::{Grant, Progress, Purity, Registry, StepError};
-use crate::store::{Output, StepRef, Store, StoreError};
+use crate::store::{Output, StepRef, Store, StoreError, Trace};
 
 /// How long finished steps may wait for the disk together.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
@@ -130,6 +130,8 @@ pub(super) struct Ended {
 /// A job in flight.
 pub(super) struct Flight {
     pub(super) decided: Decided,
+    /// Of its inputs, as they were when it began.
+    pub(super) traces: Vec<Option<Trace>>,
     /// A program of somebody else's, of which an exit after a signal says nothing.
     pub(super) is_program: bool,
     pub(super) work: WorkFolder,

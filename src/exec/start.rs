@@ -16,7 +16,7 @@ use crate::files;
 use crate::graph::StepId;
 use crate::plan::{Decided, LINEAGE_FILE, Provenance};
 use crate::step::{Grant, Input, OutPort, Progress, StepError};
-use crate::store::{Note, Store, StoreError};
+use crate::store::{Note, Store, StoreError, Trace};
 
 /// Inputs that were looked at so recently are not looked at again.
 const JUST_NOW: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ impl<'a> Run<'a, '_> {
         let launched = work
             .map_err(StepError::from)
             .and_then(|work| self.launch(work, id, &decided, &grant));
-        let (work, running, job) = match launched {
+        let (work, traces, running, job) = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.queue().release(id);
@@ -86,6 +86,7 @@ impl<'a> Run<'a, '_> {
         self.change(id, Change::Start);
         let flight = Flight {
             decided,
+            traces,
             is_program: job.program.is_some(),
             work: work.clone(),
             stop: running.stopper(),
@@ -136,12 +137,14 @@ impl<'a> Run<'a, '_> {
         id: StepId,
         decided: &Decided,
         grant: &Grant,
-    ) -> Result<(WorkFolder, Box<dyn Running>, Job), StepError> {
-        let launched = self
-            .mend_inputs(decided)
-            .and_then(|()| self.launch_in(&work, id, decided, grant));
+    ) -> Result<(WorkFolder, Vec<Option<Trace>>, Box<dyn Running>, Job), StepError> {
+        let launched = self.mend_inputs(decided).and_then(|()| {
+            let traces = self.planner.traces(&decided.inputs);
+            let (running, job) = self.launch_in(&work, id, decided, grant)?;
+            Ok((traces, running, job))
+        });
         match launched {
-            Ok((running, job)) => Ok((work, running, job)),
+            Ok((traces, running, job)) => Ok((work, traces, running, job)),
             Err(error) => {
                 self.work_folders.give_back(work);
                 Err(error)

@@ -53,6 +53,9 @@ pub fn watch(
     let mut interest = only_the_pipeline(workspace);
     let mut watcher = Watcher::new(&interest)?;
     let mut options = options.clone();
+    // Whether a step lost its result because an input was written to, though it
+    // is what it was. If that is the step itself, it would never end.
+    let mut touched = false;
     loop {
         // A pipeline that cannot be read fails below and keeps what was watched.
         if let Ok(current) = watched(workspace, &options.overrides) {
@@ -63,8 +66,12 @@ pub fn watch(
             notice(Notice::FallenBack(&why));
         }
         let mut round = Round::new(workspace, &options, cancel);
+        let recall = match touched {
+            true => Recall::patient(),
+            false => Recall::default(),
+        };
         let (built, meanwhile) = match on_change {
-            OnChange::Cancel => round.listening(&mut watcher, &interest, sink),
+            OnChange::Cancel => round.listening(&recall, &mut watcher, &interest, sink),
             OnChange::Queue => {
                 let built = round.build(None, sink);
                 (built, Ok(Changed::default()))
@@ -79,7 +86,9 @@ pub fn watch(
         }
         options.force = left;
         let meanwhile = meanwhile?;
-        if meanwhile != Changed::default() {
+        let again = touched && recall.touched();
+        touched = recall.touched();
+        if meanwhile != Changed::default() && !again {
             notice(Notice::Changed(&meanwhile));
             continue;
         }
@@ -156,16 +165,16 @@ impl<'a> Round<'a> {
     /// Builds, and recalls what becomes stale meanwhile; also tells what changed.
     fn listening(
         &mut self,
+        recall: &Recall,
         watcher: &mut Watcher,
         interest: &Watched,
         sink: &mut dyn Sink,
     ) -> (Result<(), OpsError>, Result<Changed, WatchError>) {
         let over = AtomicBool::new(false);
-        let recall = Recall::default();
         let workspace = self.workspace;
         let overrides = &self.options.overrides;
         std::thread::scope(|scope| {
-            let (over, recall) = (&over, &recall);
+            let over = &over;
             let load = || Some(workspace.load(overrides).ok()?.0);
             let listener = scope.spawn(move || listen(watcher, interest, recall, load, over));
             let built = {

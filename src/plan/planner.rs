@@ -15,7 +15,9 @@ use crate::files;
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
-use crate::store::{Artifact, Entry, Key, Listing, LocalStore, Output, Shape, StepState, Store};
+use crate::store::{
+    Artifact, Entry, Key, Listing, LocalStore, Output, Shape, StepState, Store, Trace,
+};
 
 /// The name of the lineage file in a step's work folder.
 pub const LINEAGE_FILE: &str = "lineage.json";
@@ -403,6 +405,18 @@ impl<'a> Planner<'a> {
                 now.is_ok_and(|now| same_content(&now, &input.artifact))
             }
         }
+    }
+
+    /// The traces of inputs that were just looked at; none of what lies in the
+    /// step's own folder.
+    pub fn traces(&self, inputs: &[ResolvedInput]) -> Vec<Option<Trace>> {
+        let stats = self.around.store.stats();
+        let trace = |input: &ResolvedInput| match input.from {
+            Provenance::Step { .. } => Some(stats.trace(&input.path, true)),
+            Provenance::Path(_) | Provenance::Hub(_) => Some(stats.trace(&input.path, false)),
+            Provenance::Engine(_) => None,
+        };
+        inputs.iter().map(trace).collect()
     }
 
     /// The outputs on disk that are not what they should be, by their position.

@@ -17,5 +17,5 @@ pub use journal::{Index, Note, StepRef, StepState};
 pub use local::{LocalStore, Store, StoreError};
 pub use object::{Artifact, BadListing, Entry, Key, ListEntry, Listing, Output, Shape};
 pub use seen::{Change, Known, Row};
-pub use stat::{ContentError, StatCache};
+pub use stat::{ContentError, StatCache, Trace};
 pub use upkeep::{Holdings, References, walk};

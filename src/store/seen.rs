@@ -284,6 +284,33 @@ impl Row {
         listed(self.known(at).digest, &Listing::bytes_of(entries));
     }
 
+    /// The stat tuples of the files.
+    pub(super) fn stats(&self) -> Vec<Stat> {
+        let stats = self.nodes.iter().map(|node| node.known.stat);
+        stats.filter(|stat| !stat.is_dir()).collect()
+    }
+
+    /// The paths of the folders, all of which lie below `path` or are it.
+    pub(super) fn folders(&self, path: &Path) -> Vec<PathBuf> {
+        let mut folders: Vec<(usize, PathBuf)> = Vec::new();
+        let mut found = Vec::new();
+        for at in 0..self.nodes.len() {
+            if !self.known(at).stat.is_dir() {
+                continue;
+            }
+            while folders.last().is_some_and(|(end, _)| *end <= at) {
+                folders.pop();
+            }
+            let folder = match folders.last() {
+                None => path.to_owned(),
+                Some((_, above)) => above.join(std::ffi::OsStr::from_bytes(self.name(at))),
+            };
+            found.push(folder.clone());
+            folders.push((self.next(at), folder));
+        }
+        found
+    }
+
     /// The folder by the content of its entries.
     fn digest_folder(&mut self, at: usize) {
         let entries = self.children(at);

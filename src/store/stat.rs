@@ -47,6 +47,11 @@ impl ContentError {
     }
 }
 
+/// The stat tuples of all that lies at a path. While they stay as they are
+/// nobody has written there, not even what was there already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace(Vec<Stat>);
+
 /// Digests by path. An entry is believed only while [`Known::vouches_for`] the
 /// file as it is now.
 pub struct StatCache {
@@ -222,6 +227,27 @@ impl StatCache {
                 Ok(known)
             }
         }
+    }
+
+    /// The trace of a path as it was when its content was last asked for.
+    ///
+    /// Of a path that is `ours`, which nobody replaces but this program, only
+    /// what a write to a file changes is told: another link to the file, as the
+    /// store makes, is none.
+    pub fn trace(&self, path: &Path, ours: bool) -> Trace {
+        let row = self.recall(path).unwrap_or_default();
+        let mut stats = row.stats();
+        match ours {
+            true => stats.iter_mut().for_each(|stat| {
+                (stat.ctime_ns, stat.mode) = (0, 0);
+            }),
+            false => {
+                // A link that leads elsewhere, and names that come and go.
+                stats.extend(Stat::of(path));
+                stats.extend(row.folders(path).iter().flat_map(|path| Stat::of(path)));
+            }
+        }
+        Trace(stats)
     }
 
     /// Notes the digest of an object of the store, which nobody else writes to,
