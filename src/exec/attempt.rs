@@ -1,6 +1,7 @@
 //! Attempts: how long one may take, and whether another follows one that failed.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::Stop;
@@ -57,8 +58,11 @@ impl Run<'_, '_> {
     pub(super) fn notice_time_limits(&mut self) {
         let (now, grace) = (Instant::now(), self.with.options.grace);
         for (_, flight) in &mut self.flights {
-            if let Some(stop) = flight.limit.check(now, grace) {
-                (flight.stop)(stop);
+            // How long its outputs take to take in is not its own time.
+            if !flight.over.load(Ordering::Acquire)
+                && let Some(stop) = flight.limit.check(now, grace)
+            {
+                flight.stop(stop);
             }
         }
     }

@@ -37,8 +37,9 @@ impl<'a> Run<'a, '_> {
         }
         self.forget_mixed_checkpoint(id, &flight);
         // What a program does after a signal says nothing of its outputs.
-        let in_vain = flight.is_program || ended.end.is_err();
-        let stopped = matches!(self.stopping, Stopping::Cancelled(_)) || flight.recalled.is_some();
+        let in_vain = flight.is_program && flight.asked || ended.end.is_err();
+        let cancelled = matches!(self.stopping, Stopping::Cancelled(_)) && flight.asked;
+        let stopped = cancelled || flight.recalled.is_some();
         if !stopped
             && in_vain
             && let Some(error) = flight.limit.exceeded()

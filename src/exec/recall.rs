@@ -79,9 +79,9 @@ impl Run<'_, '_> {
     /// is: the run ends when the others have.
     pub(super) fn notice_recall(&mut self) {
         let now = Instant::now();
-        for (_, flight) in &self.flights {
+        for (_, flight) in &mut self.flights {
             if flight.recalled.is_some_and(|it| now >= it.kill_at) {
-                (flight.stop)(Stop::Kill);
+                flight.stop(Stop::Kill);
             }
         }
         let Some(asked) = self.with.recall.and_then(Recall::take) else {
@@ -110,7 +110,7 @@ impl Run<'_, '_> {
                 && let Some(by) = nearest_above(self.with.graph, *id, stale)
             {
                 flight.recalled = Some(Recalled { by, kill_at });
-                (flight.stop)(Stop::Ask);
+                flight.stop(Stop::Ask);
                 stopped.push(*id);
             }
         }

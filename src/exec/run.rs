@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -136,6 +137,10 @@ pub(super) struct Flight {
     pub(super) is_program: bool,
     pub(super) work: WorkFolder,
     pub(super) stop: Box<dyn Fn(Stop) + Send>,
+    /// Set when its process has ended; its outputs are taken in then.
+    pub(super) over: Arc<AtomicBool>,
+    /// Whether it was asked to stop before that.
+    pub(super) asked: bool,
     pub(super) started: SystemTime,
     /// What it was given.
     pub(super) grant: Grant,
@@ -144,6 +149,16 @@ pub(super) struct Flight {
     /// Set when it is stale and was asked to stop.
     pub(super) recalled: Option<Recalled>,
     pub(super) checkpoint: Option<PathBuf>,
+}
+
+impl Flight {
+    /// Asks it to stop, or kills it; nothing can be done to one that is over.
+    pub(super) fn stop(&mut self, how: Stop) {
+        if !self.over.load(Ordering::Acquire) {
+            self.asked = true;
+            (self.stop)(how);
+        }
+    }
 }
 
 pub(super) struct Run<'a, 's> {

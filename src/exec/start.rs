@@ -1,12 +1,14 @@
 //! Starting: what has a place is looked at once more, put in order, and handed to the executor.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Running;
 use super::attempt::TimeLimit;
 use super::crew::Crew;
 use super::finish::store_log;
-use super::job::{End, Job, Share, WorkFolder, prepare};
+use super::job::{End, Job, JobResult, Share, WorkFolder, prepare};
 use super::outputs::collect;
 use super::run::{Ended, Flight, Message, Run, RunError};
 use super::state::Change;
@@ -15,7 +17,7 @@ use crate::event::Event;
 use crate::files;
 use crate::graph::StepId;
 use crate::plan::{Decided, LINEAGE_FILE, Provenance};
-use crate::step::{Grant, Input, OutPort, Progress, StepError};
+use crate::step::{Grant, Input, OutPort, StepError};
 use crate::store::{Note, Store, StoreError, Trace};
 
 /// Inputs that were looked at so recently are not looked at again.
@@ -84,9 +86,12 @@ impl<'a> Run<'a, '_> {
             }
         };
         self.change(id, Change::Start);
+        let over = Arc::new(AtomicBool::new(false));
         let flight = Flight {
             decided,
             traces,
+            over: Arc::clone(&over),
+            asked: false,
             is_program: job.program.is_some(),
             work: work.clone(),
             stop: running.stopper(),
@@ -98,12 +103,14 @@ impl<'a> Run<'a, '_> {
             checkpoint: job.checkpoint.map(|checkpoint| checkpoint.folder),
         };
         self.flights.push((id, flight));
-        let sender = self.sender.clone();
+        let (sender, began) = (self.sender.clone(), Instant::now());
         crew.run(move || {
-            let ended = see_through(running, &work, &node.outputs, store, &mut |progress| {
+            let result = running.wait(&mut |progress| {
                 // The run may be over already.
                 let _ = sender.send(Message::Progress(id, progress));
             });
+            over.store(true, Ordering::Release);
+            let ended = take_in(result, began.elapsed(), &work, &node.outputs, store);
             let _ = sender.send(Message::Ended(id, Box::new(ended)));
         });
         Ok(())
@@ -201,17 +208,14 @@ impl<'a> Run<'a, '_> {
     }
 }
 
-/// Waits for a job and takes its outputs into the store.
-fn see_through(
-    running: Box<dyn Running>,
+/// Takes the outputs of a job that has ended into the store.
+fn take_in(
+    result: JobResult,
+    took: Duration,
     work: &WorkFolder,
     ports: &[OutPort],
     store: &dyn Store,
-    progress: &mut dyn FnMut(Progress),
 ) -> Ended {
-    let started = Instant::now();
-    let result = running.wait(progress);
-    let millis = started.elapsed().as_millis() as u64;
     let storing = Instant::now();
     let end = match &result.end {
         End::Finished => collect(store, ports, &work.out()),
@@ -224,6 +228,6 @@ fn see_through(
         cancelled: result.end == End::Cancelled,
         log: store_log(store, &work.log()),
         result,
-        millis,
+        millis: took.as_millis() as u64,
     }
 }

@@ -84,20 +84,21 @@ impl Run<'_, '_> {
 
     /// The store failed: nothing that still runs could be kept.
     pub(super) fn abandon(&mut self) {
-        self.flights
-            .iter()
-            .for_each(|(_, flight)| (flight.stop)(Stop::Kill));
+        self.stop_all(Stop::Kill);
         // What finished before is worth a last attempt.
         let _ = self.with.around.store.commit();
+    }
+
+    fn stop_all(&mut self, how: Stop) {
+        let flights = self.flights.iter_mut();
+        flights.for_each(|(_, flight)| flight.stop(how));
     }
 
     pub(super) fn notice_cancel(&mut self) {
         let now = Instant::now();
         match self.stopping {
             Stopping::Cancelled(kill_at) if now >= kill_at => {
-                self.flights
-                    .iter()
-                    .for_each(|(_, flight)| (flight.stop)(Stop::Kill));
+                self.stop_all(Stop::Kill);
             }
             Stopping::Cancelled(_) => {}
             _ if self.with.cancel.load(Ordering::Relaxed) => {
@@ -105,9 +106,7 @@ impl Run<'_, '_> {
                 self.stopping = Stopping::Cancelled(now + grace);
                 let grace = grace.as_secs_f64();
                 self.emit(Event::Stopping { grace });
-                self.flights
-                    .iter()
-                    .for_each(|(_, flight)| (flight.stop)(Stop::Ask));
+                self.stop_all(Stop::Ask);
             }
             _ => {}
         }
