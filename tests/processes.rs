@@ -129,6 +129,57 @@ fn a_step_whose_keeper_is_killed_fails_and_the_build_goes_on() {
     wait_for("the step dies too", || (!is_alive(&pid)).then_some(()));
 }
 
+/// A file of holes that takes a while to hash.
+const LARGE: &str = "truncate -s 400M";
+
+#[test]
+fn the_time_that_outputs_take_is_not_the_steps() {
+    let space = Space::new(&format!(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo a >> RUNS; {LARGE} out; echo $$ > OUTSIDE/pid"
+        outputs = {{ out = "out" }}
+        timeout = "200ms"
+        "#
+    ));
+    space.built(&[]);
+    space.edit("timeout = \"200ms\"", "");
+    space.edit("echo a >>", "echo  a >>");
+    fs::remove_file(space.outside("pid")).unwrap();
+    space.ran();
+    let running = space.start(&["build"]);
+    wait_for("the end of the program", || {
+        let pid = fs::read_to_string(space.outside("pid")).ok()?;
+        (pid.ends_with('\n') && !is_alive(pid.trim())).then_some(())
+    });
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!(run.total("cancelled"), 0, "{run}");
+    assert_eq!(space.rerun(), ["a"], "what was finished before is kept");
+}
+
+#[test]
+fn nothing_is_begun_after_ctrl_c_while_an_input_was_read() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "echo a >> RUNS"
+        inputs = { large = "large" }
+        "#,
+    );
+    let large = fs::File::create(space.path("large")).unwrap();
+    large.set_len(400 << 20).unwrap();
+    let running = space.start(&["build"]);
+    running.wait_for("run-started", 1);
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!(run.code, Some(130), "{run}");
+    assert!(run.of_kind("step-started").is_empty(), "{run}");
+    assert_eq!(space.ran().len(), 0);
+}
+
 #[test]
 fn a_program_gets_no_input_and_both_outputs_in_one_log() {
     let space = script(

@@ -33,12 +33,16 @@ impl<'a> Run<'a, '_> {
         {
             // Whatever changes from here on is found when the step has ended.
             let just_now = decided.at.elapsed() < JUST_NOW;
-            if just_now
+            let as_decided = just_now
                 || self
                     .planner
                     .inputs(id)
-                    .is_ok_and(|now| now == decided.inputs)
-            {
+                    .is_ok_and(|now| now == decided.inputs);
+            // Whatever was read for the decision may have taken its time.
+            self.notice_cancel();
+            if !matches!(self.stopping, Stopping::No) {
+                self.queue().release(id);
+            } else if as_decided {
                 self.start(crew, id, decided, grant)?;
             } else {
                 self.queue().release(id);
