@@ -129,6 +129,43 @@ fn a_step_whose_keeper_is_killed_fails_and_the_build_goes_on() {
     wait_for("the step dies too", || (!is_alive(&pid)).then_some(()));
 }
 
+#[test]
+fn what_a_shell_started_may_finish_when_it_is_asked_to_stop() {
+    let slow = |name: &str| {
+        format!(
+            "trap \"sleep 0.3; echo saved > OUTSIDE/{name}.saved; exit\" TERM
+             echo x > OUTSIDE/{name}.begun; while :; do sleep 0.05; done"
+        )
+    };
+    // One in the group of the shell, which is gone at once, and one that is not.
+    let space = script(&format!(
+        "sh -c '{}' & setsid sh -c '{}' & wait",
+        slow("child"),
+        slow("session")
+    ));
+    let running = space.start(&["build", "--grace", "300"]);
+    for name in ["child.begun", "session.begun"] {
+        let begun = space.outside(name);
+        wait_for(name, || begun.exists().then_some(()));
+    }
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!((run.code, run.total("cancelled")), (Some(130), 1), "{run}");
+    for name in ["child.saved", "session.saved"] {
+        assert!(space.outside(name).exists(), "{name}: {run}");
+    }
+}
+
+#[test]
+fn what_does_not_finish_when_it_is_asked_to_stop_is_killed_after_the_grace() {
+    let space = script(&format!("{FAMILY} sleep 300"));
+    let running = space.start(&["build", "--grace", "1"]);
+    let pids = family(&space);
+    running.signal(Signal::INT);
+    assert_eq!(running.end().code, Some(130));
+    wait_for_their_end(&pids);
+}
+
 /// A file of holes that takes a while to hash.
 const LARGE: &str = "truncate -s 400M";
 

@@ -64,6 +64,32 @@ fn undeclared(what: &str) -> String {
 
 const READ_SECRET: &str = "read data/secret.txt";
 
+#[test]
+fn a_program_that_is_held_is_asked_to_stop_in_a_group_of_its_own_too() {
+    if !can_hold() {
+        return;
+    }
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = ["setsid", "sh", "-c", "trap 'echo x > ${checkpoint}/saved; exit' TERM; echo x > ${checkpoint}/begun; while :; do sleep 0.05; done"]
+        sandbox = true
+        checkpoint = true
+        "#,
+    );
+    let kept = |name: &str| {
+        let files = support::files(&space.path("cache/checkpoints"));
+        files.iter().any(|file| file.ends_with(name))
+    };
+    let running = space.start(&["build", "--grace", "300"]);
+    support::wait_for("the step's start", || kept("begun").then_some(()));
+    running.signal(Signal::INT);
+    let run = running.end();
+    assert_eq!(run.code, Some(130), "{run}");
+    assert!(kept("saved"), "{run}");
+}
+
 // What is declared
 
 #[test]

@@ -1,6 +1,6 @@
 //! The keeper's own side: one order after the other, until the driver is gone.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,13 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 
 use super::Stop;
 use super::keeper::{Launch, Order, Report};
 use super::launch::{self, Ended};
+use super::sandbox;
 
 /// How long killed processes may take to be gone before the next step is begun
 /// nevertheless: one that waits for a broken disk may take forever.
@@ -86,7 +87,7 @@ impl Keeping {
                 return Ok(Some(Report::NotStarted(number)));
             }
         };
-        match self.wait(launch.number, program)? {
+        match self.wait(launch, program)? {
             Over::DriverGone => Ok(None),
             Over::Ended(ended) => {
                 // What the step left running must not go on writing. Where
@@ -103,38 +104,80 @@ impl Keeping {
         }
     }
 
-    fn wait(&mut self, number: u64, program: Pid) -> io::Result<Over> {
+    fn wait(&mut self, launch: &Launch, program: Pid) -> io::Result<Over> {
+        let mut asked = false;
         loop {
             while let Some(ended) = launch::reap()? {
                 // The others are orphans of the step.
-                if ended.pid == program.as_raw_nonzero().get() {
-                    return Ok(Over::Ended(ended));
+                if ended.pid != program.as_raw_nonzero().get() {
+                    continue;
                 }
+                if asked && !self.let_finish(launch, program)? {
+                    return Ok(Over::DriverGone);
+                }
+                return Ok(Over::Ended(ended));
             }
-            if !self.sleep()? {
+            if !self.sleep(None)? {
                 continue;
             }
-            match self.inbox.next()? {
+            match self.ordered(launch)? {
                 None => return Ok(Over::DriverGone),
-                Some(Order::Stop(of, stop)) if of == number => {
-                    let signal = match stop {
-                        Stop::Ask => Signal::TERM,
-                        Stop::Kill => Signal::KILL,
-                    };
+                Some(Some(Stop::Ask)) => {
+                    asked = true;
+                    ask(launch, program);
+                }
+                Some(Some(Stop::Kill)) => {
+                    asked = false;
                     // It has not been waited for, so the number is still its own.
-                    let _ = kill_process_group(program, signal);
+                    let _ = kill_process_group(program, Signal::KILL);
                 }
-                Some(Order::Stop(..)) => {}
-                Some(Order::Start(_)) => {
-                    return Err(io::Error::other("two steps at once"));
-                }
+                Some(None) => {}
             }
         }
     }
 
-    /// Sleeps until there is an order, or a child has ended; says whether there
-    /// is an order.
-    fn sleep(&mut self) -> io::Result<bool> {
+    /// The program that was asked to stop has ended, as a shell does at once;
+    /// what it had started may be at its checkpoint. Waits for the end of all,
+    /// until it is to be killed; false if the driver is gone.
+    fn let_finish(&mut self, launch: &Launch, program: Pid) -> io::Result<bool> {
+        let mut asked = BTreeSet::new();
+        // Where there are no orphans to adopt, nobody tells of their end.
+        let every = (!cfg!(target_os = "linux")).then_some(Duration::from_millis(20));
+        loop {
+            while matches!(launch::reap(), Ok(Some(_))) {}
+            if !launch::has_children(program) {
+                return Ok(true);
+            }
+            // The others of its group were asked with it.
+            for child in launch::children() {
+                if getpgid(Some(child)) != Ok(program) && asked.insert(child.as_raw_nonzero()) {
+                    let _ = kill_process(child, Signal::TERM);
+                }
+            }
+            if !self.sleep(every)? {
+                continue;
+            }
+            match self.ordered(launch)? {
+                None => return Ok(false),
+                Some(Some(Stop::Kill)) => return Ok(true),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What is to be done about a launch: nothing, if an order was about one
+    /// before; none if the driver is gone.
+    fn ordered(&mut self, launch: &Launch) -> io::Result<Option<Option<Stop>>> {
+        match self.inbox.next()? {
+            None => Ok(None),
+            Some(Order::Stop(of, stop)) => Ok(Some((of == launch.number).then_some(stop))),
+            Some(Order::Start(_)) => Err(io::Error::other("two steps at once")),
+        }
+    }
+
+    /// Sleeps until there is an order, a child has ended or time is over; says
+    /// whether there is an order.
+    fn sleep(&mut self, at_most: Option<Duration>) -> io::Result<bool> {
         if self.inbox.whole().is_some() {
             return Ok(true);
         }
@@ -142,7 +185,8 @@ impl Keeping {
             PollFd::new(&self.inbox.socket, PollFlags::IN),
             PollFd::new(&self.endings, PollFlags::IN),
         ];
-        match poll(&mut fds, None) {
+        let at_most = at_most.and_then(|time| Timespec::try_from(time).ok());
+        match poll(&mut fds, at_most.as_ref()) {
             Err(rustix::io::Errno::INTR) => return Ok(false),
             polled => polled?,
         };
@@ -152,6 +196,22 @@ impl Keeping {
             let _ = self.endings.read(&mut [0; 64]);
         }
         Ok(ordered)
+    }
+}
+
+/// Asks a program to stop, and all of its group.
+fn ask(launch: &Launch, program: Pid) {
+    // It has not been waited for, so the number is still its own.
+    let _ = kill_process_group(program, Signal::TERM);
+    // What is held in a sandbox is a child, which may have left the group.
+    let verb = launch.arguments.get(1).map(|verb| verb.to_bytes());
+    if verb != Some(sandbox::VERB.as_bytes()) {
+        return;
+    }
+    for child in launch::children_of(program) {
+        if getpgid(Some(child)) != Ok(program) {
+            let _ = kill_process(child, Signal::TERM);
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn reap() -> io::Result<Option<Ended>> {
     }
 }
 
-pub(super) use system::{adopt_orphans, children, start};
+pub(super) use system::{adopt_orphans, children, children_of, has_children, start};
 
 /// Pointers to strings, with a null at the end and one at the start to spare.
 struct Pointers(Vec<*const c_char>);
@@ -61,7 +61,7 @@ mod system {
     use std::os::fd::AsRawFd;
     use std::sync::atomic::{AtomicI32, Ordering};
 
-    use rustix::process::WaitOptions;
+    use rustix::process::{WaitId, WaitIdOptions, WaitOptions, waitid};
 
     use super::*;
 
@@ -75,7 +75,18 @@ mod system {
 
     /// The children of this process.
     pub(in crate::exec) fn children() -> Vec<Pid> {
-        let me = rustix::process::getpid().as_raw_nonzero().get();
+        children_of(rustix::process::getpid())
+    }
+
+    /// Whether this process has children, a group that one of them led or not.
+    pub(in crate::exec) fn has_children(_group: Pid) -> bool {
+        let here = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::All, here).is_ok()
+    }
+
+    /// The children of a process.
+    pub(in crate::exec) fn children_of(parent: Pid) -> Vec<Pid> {
+        let me = parent.as_raw_nonzero().get();
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         let mine = processes.filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
@@ -220,6 +231,16 @@ mod system {
     /// The step's program only, which has been waited for.
     pub(in crate::exec) fn children() -> Vec<Pid> {
         Vec::new()
+    }
+
+    /// As above.
+    pub(in crate::exec) fn children_of(_parent: Pid) -> Vec<Pid> {
+        Vec::new()
+    }
+
+    /// Whether anything is left of a group that a child led.
+    pub(in crate::exec) fn has_children(group: Pid) -> bool {
+        rustix::process::test_kill_process_group(group).is_ok()
     }
 
     /// Starts a program in a process group of its own.
