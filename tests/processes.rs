@@ -65,6 +65,85 @@ fn nothing_of_a_step_outlives_a_killed_build() {
     wait_for_their_end(&pids);
 }
 
+/// The parent of a process.
+fn parent(pid: &str) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    rest.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn kill(pid: &str) {
+    kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+}
+
+/// Processes with this in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let is_marked = |pid: &String| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment
+            .windows(mark.len())
+            .any(|part| part == mark.as_bytes())
+    };
+    let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(is_marked).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nothing_of_a_step_outlives_its_driver_its_keeper_or_both() {
+    for killed in [
+        &["keeper"][..],
+        &["driver", "keeper"],
+        &["driver", "guard"],
+        &["keeper", "driver"],
+    ] {
+        let space = script(&format!("export MARK=OUTSIDE\n{FAMILY} sleep 300"));
+        let (running, pids) = in_the_middle(&space);
+        let keeper = parent(&pids[0]);
+        let guard = parent(&keeper);
+        assert_eq!(
+            fs::read_to_string(format!("/proc/{guard}/comm")).unwrap(),
+            "step-guard\n"
+        );
+        for who in killed {
+            match *who {
+                "driver" => running.signal(Signal::KILL),
+                "keeper" => kill(&keeper),
+                _ => kill(&guard),
+            }
+        }
+        let run = running.end();
+        let driver = killed.contains(&"driver");
+        assert_eq!(run.signal, driver.then_some(9), "{killed:?}: {run}");
+        wait_for_their_end(&pids);
+        let mark = format!("MARK={}", space.outside("").display());
+        wait_for(&format!("the end of all after {killed:?}"), || {
+            marked(mark.trim_end_matches('/')).is_empty().then_some(())
+        });
+        wait_for("the end of the guard", || {
+            (!is_alive(&guard) && !is_alive(&keeper)).then_some(())
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_keeper_goes_on_without_its_guard() {
+    let space = script("while ! test -e OUTSIDE/go; do sleep 0.02; done; echo x > out.txt");
+    space.edit("while", "echo $PPID > OUTSIDE/keeper; while");
+    let running = space.start(&["build"]);
+    let keeper = wait_for("the keeper", || {
+        let text = fs::read_to_string(space.outside("keeper")).ok()?;
+        text.ends_with('\n').then(|| text.trim().to_owned())
+    });
+    kill(&parent(&keeper));
+    fs::write(space.outside("go"), "").unwrap();
+    let run = running.end();
+    assert_eq!(run.code, Some(0), "{run}");
+    wait_for("the keeper's end", || (!is_alive(&keeper)).then_some(()));
+}
+
 #[test]
 fn nothing_of_a_step_outlives_a_second_ctrl_c() {
     let space = script(&format!(

@@ -4,7 +4,8 @@
 //! costs the same however large the build is; it adopts what the step's
 //! programs leave behind (a session of its own included), so that nothing
 //! outlives the step; and when the driver dies in whatever way, the socket
-//! between the two closes, and the keeper ends everything.
+//! between the two closes, and the keeper ends everything. When the keeper is
+//! killed, its guard does: the process that it was forked from.
 
 use std::ffi::{CString, OsString};
 use std::io::{IoSlice, Read, Write};

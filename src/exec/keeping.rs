@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpgid, kill_process, kill_process_group, waitpid,
+};
 
 use super::Stop;
 use super::keeper::{Launch, Order, Report};
@@ -23,6 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves the driver at the other end of standard input.
 pub fn keep() -> ExitCode {
+    if let Err(error) = leave_a_guard() {
+        // It would only be needed if this process was killed.
+        eprintln!("the keeper of a step has no guard: {error}");
+    }
     match Keeping::begin().and_then(|mut keeping| keeping.until_driver_is_gone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -31,6 +37,30 @@ pub fn keep() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Goes on in a child of this process, which stands guard: when the keeper is
+/// killed, alone or with its driver, what its step has started becomes the
+/// guard's, which ends it. The death signal reaches the step's program only.
+fn leave_a_guard() -> io::Result<()> {
+    if cfg!(not(target_os = "linux")) {
+        // There is nothing that leads from a child to what it left behind.
+        return Ok(());
+    }
+    launch::adopt_orphans(c"step-guard")?;
+    let Some(keeper) = launch::fork()? else {
+        return Ok(());
+    };
+    // The socket is to close with the keeper.
+    launch::replace_input(&std::fs::File::open("/dev/null")?)?;
+    loop {
+        match waitpid(Some(keeper), WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) | Ok(None) => {}
+            Ok(Some(_)) | Err(_) => break,
+        }
+    }
+    end_children();
+    std::process::exit(0)
 }
 
 struct Keeping {
@@ -48,7 +78,7 @@ enum Over {
 
 impl Keeping {
     fn begin() -> io::Result<Self> {
-        launch::adopt_orphans()?;
+        launch::adopt_orphans(c"step-keeper")?;
         let (endings, signalled) = UnixStream::pair()?;
         endings.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(signal_hook::consts::SIGCHLD, signalled)?;

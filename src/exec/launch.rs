@@ -41,7 +41,17 @@ pub(super) fn reap() -> io::Result<Option<Ended>> {
     }
 }
 
-pub(super) use system::{adopt_orphans, children, children_of, has_children, start};
+/// Reads from another file as standard input.
+#[expect(unsafe_code, reason = "no safe face without another feature")]
+pub(super) fn replace_input(file: &std::fs::File) -> io::Result<()> {
+    // SAFETY: both are open, and nobody holds standard input as an owned file.
+    match unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(file), 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) use system::{adopt_orphans, children, children_of, fork, has_children, start};
 
 /// Pointers to strings, with a null at the end and one at the start to spare.
 struct Pointers(Vec<*const c_char>);
@@ -68,9 +78,19 @@ mod system {
     /// Makes this process the parent of whatever its descendants leave behind,
     /// and gives it a name of its own: who kills every `retune` wants the steps
     /// to end, which is what this process is for.
-    pub(in crate::exec) fn adopt_orphans() -> io::Result<()> {
+    pub(in crate::exec) fn adopt_orphans(name: &CStr) -> io::Result<()> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        Ok(rustix::thread::set_name(c"step-keeper")?)
+        Ok(rustix::thread::set_name(name)?)
+    }
+
+    /// A second process; none in the second one itself.
+    pub(in crate::exec) fn fork() -> io::Result<Option<Pid>> {
+        // SAFETY: this process has one thread, so the child may do anything.
+        #[expect(unsafe_code, reason = "a fork has no safe face")]
+        match unsafe { libc::fork() } {
+            ..0 => Err(io::Error::last_os_error()),
+            child => Ok(Pid::from_raw(child)),
+        }
     }
 
     /// The children of this process.
@@ -224,8 +244,13 @@ mod system {
     use super::*;
 
     /// Only Linux can.
-    pub(in crate::exec) fn adopt_orphans() -> io::Result<()> {
+    pub(in crate::exec) fn adopt_orphans(_name: &CStr) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Not where there are no orphans to adopt.
+    pub(in crate::exec) fn fork() -> io::Result<Option<Pid>> {
+        Ok(None)
     }
 
     /// The step's program only, which has been waited for.
