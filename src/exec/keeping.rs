@@ -53,12 +53,7 @@ fn leave_a_guard() -> io::Result<()> {
     };
     // The socket is to close with the keeper.
     launch::replace_input(&std::fs::File::open("/dev/null")?)?;
-    loop {
-        match waitpid(Some(keeper), WaitOptions::empty()) {
-            Err(rustix::io::Errno::INTR) | Ok(None) => {}
-            Ok(Some(_)) | Err(_) => break,
-        }
-    }
+    while let Err(rustix::io::Errno::INTR) = waitpid(Some(keeper), WaitOptions::empty()) {}
     end_children();
     std::process::exit(0)
 }

@@ -23,6 +23,14 @@ use crate::store::{Note, Store, StoreError, Trace};
 /// Inputs that were looked at so recently are not looked at again.
 const JUST_NOW: Duration = Duration::from_millis(100);
 
+/// A job that was started.
+struct Launched {
+    work: WorkFolder,
+    traces: Vec<Option<Trace>>,
+    running: Box<dyn Running>,
+    job: Job,
+}
+
 impl<'a> Run<'a, '_> {
     pub(super) fn start_queued<'scope>(&mut self, crew: &Crew<'scope, '_>) -> Result<(), RunError>
     where
@@ -82,7 +90,12 @@ impl<'a> Run<'a, '_> {
         let launched = work
             .map_err(StepError::from)
             .and_then(|work| self.launch(work, id, &decided, &grant));
-        let (work, traces, running, job) = match launched {
+        let Launched {
+            work,
+            traces,
+            running,
+            job,
+        } = match launched {
             Ok(launched) => launched,
             Err(error) => {
                 self.queue().release(id);
@@ -148,14 +161,19 @@ impl<'a> Run<'a, '_> {
         id: StepId,
         decided: &Decided,
         grant: &Grant,
-    ) -> Result<(WorkFolder, Vec<Option<Trace>>, Box<dyn Running>, Job), StepError> {
+    ) -> Result<Launched, StepError> {
         let launched = self.mend_inputs(decided).and_then(|()| {
             let traces = self.planner.traces(&decided.inputs);
             let (running, job) = self.launch_in(&work, id, decided, grant)?;
             Ok((traces, running, job))
         });
         match launched {
-            Ok((traces, running, job)) => Ok((work, traces, running, job)),
+            Ok((traces, running, job)) => Ok(Launched {
+                work,
+                traces,
+                running,
+                job,
+            }),
             Err(error) => {
                 self.work_folders.give_back(work);
                 Err(error)
