@@ -240,6 +240,37 @@ fn a_link_as_an_output_is_a_failure() {
 }
 
 #[test]
+fn an_output_with_another_name_is_not_shared_with_the_store() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = '''
+        echo good > file; ln file OUTSIDE/file
+        mkdir -p folder/sub; echo good too > folder/sub/x; ln folder/sub/x OUTSIDE/x
+        chmod +x folder/sub/x
+        '''
+        outputs = { file = "file", folder = { path = "folder", type = "folder" } }
+        "#,
+    );
+    space.built(&[]);
+    for name in ["file", "x"] {
+        let path = space.outside(name);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert!(mode & 0o200 != 0, "left as it was: {mode:o}");
+        fs::write(path, "evil\n").unwrap();
+    }
+    let verified = space.retune(&["cache", "verify"]);
+    assert_eq!(verified.code, Some(0), "{verified}");
+    space.remove("cache/out");
+    space.built(&[]);
+    assert_eq!(space.read("cache/out/main/a/file"), "good\n");
+    let x = space.path("cache/out/main/a/folder/sub/x");
+    assert_eq!(fs::read_to_string(&x).unwrap(), "good too\n");
+    assert!(fs::metadata(x).unwrap().permissions().mode() & 0o100 != 0);
+}
+
+#[test]
 fn a_program_that_is_not_there_is_a_failure_with_a_hint() {
     let space = script("");
     space.pipeline("[steps.a]\nuses = 'command'\nrun = ['no-such-program']\n");

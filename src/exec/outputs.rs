@@ -1,9 +1,10 @@
 //! From a work folder into the store, and from the store to where outputs belong.
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::files;
+use crate::files::{self, FileError, PathContext};
 use crate::graph::Node;
 use crate::plan::Planner;
 use crate::step::{OutPort, StepError};
@@ -11,17 +12,38 @@ use crate::store::{Artifact, ContentError, Output, Store, StoreError};
 
 /// Takes every declared output of a finished job into the store.
 pub fn collect(store: &dyn Store, ports: &[OutPort], out: &Path) -> Result<Vec<Output>, StepError> {
-    check_all_written(ports, out)?;
+    let written = check_all_written(ports, out)?;
     ports
         .iter()
-        .map(|port| {
-            let artifact = store.take(&out.join(&port.path)).map_err(not_kept)?;
+        .zip(&written)
+        .map(|(port, meta)| {
+            let path = out.join(&port.path);
+            part(&path, meta)?;
+            let artifact = store.take(&path).map_err(not_kept)?;
             Ok(Output {
                 path: port.path.clone(),
                 artifact,
             })
         })
         .collect()
+}
+
+/// Has every file at a path for itself: one with another name somewhere could
+/// be written to by that name when it is the store's.
+fn part(path: &Path, meta: &Metadata) -> Result<(), FileError> {
+    if meta.is_dir() {
+        for entry in fs::read_dir(path).on("list", path)? {
+            let path = entry.on("list", path)?.path();
+            part(&path, &fs::symlink_metadata(&path).on("read", &path)?)?;
+        }
+    } else if meta.is_file() && meta.nlink() > 1 {
+        let mut copy = path.as_os_str().to_owned();
+        copy.push(".retune-copy");
+        let copy = Path::new(&copy);
+        fs::copy(path, copy).on("copy", path)?;
+        files::rename(copy, path)?;
+    }
+    Ok(())
 }
 
 fn not_kept(error: StoreError) -> StepError {
@@ -34,31 +56,46 @@ fn not_kept(error: StoreError) -> StepError {
 }
 
 /// Names every output that is missing or of the wrong shape, before any is taken.
-fn check_all_written(ports: &[OutPort], out: &Path) -> Result<(), StepError> {
-    let fault = |port: &OutPort| match fs::metadata(out.join(&port.path)) {
+fn check_all_written(ports: &[OutPort], out: &Path) -> Result<Vec<Metadata>, StepError> {
+    let check = |port: &OutPort| match found(&out.join(&port.path)) {
         // What lies behind a link is somebody else's and must not be taken.
-        Ok(_) if leads_away(out, &port.path) => Some(format!(
+        Ok(_) if leads_away(out, &port.path) => Err(format!(
             "'{}' ({}) lies behind a symbolic link",
             port.name, port.path
         )),
-        Err(_) => Some(format!("'{}' ({}) was not written", port.name, port.path)),
-        Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => Some(format!(
+        Err(_) => Err(format!("'{}' ({}) was not written", port.name, port.path)),
+        Ok(meta) if meta.is_dir() && !port.ty.may_be_folder() => Err(format!(
             "'{}' ({}) is a folder, not a file",
             port.name, port.path
         )),
-        Ok(meta) if meta.is_file() && !port.ty.may_be_file() => Some(format!(
+        Ok(meta) if meta.is_file() && !port.ty.may_be_file() => Err(format!(
             "'{}' ({}) is a file, not a folder",
             port.name, port.path
         )),
-        Ok(_) => None,
+        Ok(meta) => Ok(meta),
     };
-    let faults: Vec<String> = ports.iter().filter_map(fault).collect();
+    let (mut written, mut faults) = (Vec::with_capacity(ports.len()), Vec::new());
+    for port in ports {
+        match check(port) {
+            Ok(meta) => written.push(meta),
+            Err(fault) => faults.push(fault),
+        }
+    }
     match faults.as_slice() {
-        [] => Ok(()),
+        [] => Ok(written),
         faults => Err(StepError::new(format!(
             "output {}",
             faults.join("; output ")
         ))),
+    }
+}
+
+/// What is at a path; that of a link which leads somewhere is its own.
+fn found(path: &Path) -> std::io::Result<Metadata> {
+    let meta = fs::symlink_metadata(path)?;
+    match meta.is_symlink() {
+        true => fs::metadata(path).map(|_| meta),
+        false => Ok(meta),
     }
 }
 
