@@ -309,7 +309,21 @@ fn later_attempts_get_more() {
         given,
         [(json!(1), mib(1)), (json!(2), mib(2)), (json!(2), mib(6))]
     );
-    space.edit("cpus = 2,", "cpus = 9,");
+    // Up to the machine's, and there it stays.
+    space.edit(
+        "resources = { cpus = 2, memory = '2MiB' }",
+        "resources = { cpus = 2 }",
+    );
+    std::fs::remove_file(space.outside("n")).unwrap();
+    let run = space.built(&["--cpus", "2", "--memory", "2MiB", "--force", "a"]);
+    let memory = |event: &Value| event["resources"]["memory"].clone();
+    let given: Vec<Value> = run
+        .of_kind("step-started")
+        .iter()
+        .map(|e| memory(e))
+        .collect();
+    assert_eq!(given, [mib(1), mib(2), mib(2)], "{run}");
+    space.edit("cpus = 2 }", "cpus = 9 }");
     space.edit("'1MiB'", "'3MiB'");
     let run = space.build(&["--cpus", "2", "--force", "a"]);
     assert_eq!(run.code, Some(3), "{run}");

@@ -229,7 +229,12 @@ fn impossible(with: &Runner<'_>, queue: &Queue, id: StepId) -> Option<Impossible
     let node = with.graph.node(id);
     let mut lacks = queue.machine.capacity.lacks(&node.settings.resources);
     if let Some(retry) = &node.settings.retry {
-        let later = queue.machine.capacity.lacks(&retry.resources);
+        let mut later = retry.resources.clone();
+        if node.settings.memory_is_grown() {
+            // Grows up to the machine's.
+            later.memory = later.memory.min(queue.machine.capacity.memory);
+        }
+        let later = queue.machine.capacity.lacks(&later);
         let new = later.into_iter().filter(|lack| !lacks.contains(lack));
         let new: Vec<String> = new
             .map(|lack| format!("{lack} (when tried again)"))

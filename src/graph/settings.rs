@@ -67,6 +67,14 @@ impl Settings {
         resources
     }
 
+    /// Whether what the second attempt asks of the memory is no figure of the
+    /// file's, but came out of growing.
+    pub fn memory_is_grown(&self) -> bool {
+        let grown = |retry: &Retry| self.resources.memory as f64 * retry.grow;
+        let retry = self.retry.as_ref().filter(|retry| retry.grow > 1.0);
+        retry.is_some_and(|retry| retry.resources.memory == grown(retry) as u64)
+    }
+
     /// How long to wait after the `attempt`-th attempt, from 1, has failed;
     /// none when there is to be no other.
     pub fn wait_after(&self, attempt: u32) -> Option<Duration> {
