@@ -209,6 +209,58 @@ fn a_step_whose_keeper_is_killed_fails_and_the_build_goes_on() {
 }
 
 #[test]
+fn a_build_goes_on_with_the_program_that_it_began_with() {
+    let space = Space::new(
+        r#"
+        [steps.a]
+        uses = "command"
+        run = "touch OUTSIDE/begun; while ! test -e OUTSIDE/go; do sleep 0.02; done; echo x > x"
+        outputs = { x = "x" }
+        [steps.plain]
+        uses = "command"
+        run = "cat ${inputs.x} > y; echo x > OUTSIDE/one; while ! test -e OUTSIDE/two; do sleep 0.02; done"
+        inputs = { x = "@a" }
+        outputs = { y = "y" }
+        [steps.held]
+        uses = "command"
+        run = "cat ${inputs.x} > y"
+        inputs = { x = "@a" }
+        outputs = { y = "y" }
+        sandbox = "if-available"
+        [steps.built-in]
+        uses = "data.import"
+        files = ["@rows"]
+        schema = "text"
+        [steps.rows]
+        uses = "command"
+        run = "cat ${inputs.x} > /dev/null; echo '{\"text\":\"x\"}' > rows.jsonl; while ! test -e OUTSIDE/one; do sleep 0.02; done; touch OUTSIDE/two"
+        inputs = { x = "@a" }
+        outputs = { rows = "rows.jsonl" }
+        "#,
+    );
+    let program = space.outside("retune");
+    fs::copy(support::program(), &program).unwrap();
+    let plain = space.command(&["build"]);
+    let mut command = std::process::Command::new(&program);
+    command.args(["build", "-j4"]).current_dir(space.path(""));
+    command.env_clear().envs(
+        plain
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let mut child = command.spawn().unwrap();
+    let begun = space.outside("begun");
+    wait_for("the first step", || begun.exists().then_some(()));
+    let other = space.outside("other");
+    fs::write(&other, "#!/bin/sh\nexit 7\n").unwrap();
+    fs::set_permissions(&other, PermissionsExt::from_mode(0o755)).unwrap();
+    fs::rename(&other, &program).unwrap();
+    fs::write(space.outside("go"), "").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(space.exists("cache/out/main/held/y"));
+}
+
+#[test]
 fn what_a_shell_started_may_finish_when_it_is_asked_to_stop() {
     let slow = |name: &str| {
         format!(

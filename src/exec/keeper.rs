@@ -102,10 +102,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts a keeper, which is `program` itself.
-    pub(super) fn start(program: &Path) -> std::io::Result<Self> {
+    /// Starts a keeper, which is this program: `door` leads to it, and `name` is
+    /// what it is called.
+    pub(super) fn start(door: &Path, name: &Path) -> std::io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(door);
+        command.arg0(name);
         // Of the environment only what the loader of this program may need.
         let loader = std::env::var_os("LD_LIBRARY_PATH");
         let loader = loader.map(|path| (OsString::from("LD_LIBRARY_PATH"), path));

@@ -24,6 +24,8 @@ use crate::step::{Progress, StepError};
 pub struct LocalExecutor {
     /// This program, which built-in kinds and keepers re-enter.
     program: PathBuf,
+    /// What starts it, whatever lies at its path by then.
+    door: PathBuf,
     /// What every child gets of the environment.
     environment: Vec<(OsString, OsString)>,
     /// Keepers that have no step at the moment: made when they are needed, and
@@ -54,8 +56,16 @@ impl LocalExecutor {
         let mut environment: Vec<_> = passed.collect();
         environment.push(("LANG".into(), "C.UTF-8".into()));
         environment.push(("TZ".into(), "UTC".into()));
+        // What runs, though another may have been put in its place.
+        let is_this =
+            cfg!(target_os = "linux") && std::env::current_exe().is_ok_and(|this| this == program);
+        let door = match is_this {
+            true => "/proc/self/exe".into(),
+            false => program.clone(),
+        };
         LocalExecutor {
             program,
+            door,
             environment,
             idle: Arc::default(),
             found: Mutex::default(),
@@ -103,7 +113,10 @@ impl LocalExecutor {
         let name = command.first().cloned().unwrap_or_default();
         let path = environment.get(OsStr::new("PATH"));
         let path = path.map_or(DEFAULT_PATH.as_ref(), |path| &**path);
-        let program = self.find(&name, path).map_err(|e| not_started(&name, &e))?;
+        let program = match name == self.program {
+            true => self.door.clone(),
+            false => self.find(&name, path).map_err(|e| not_started(&name, &e))?,
+        };
         let text = |text: OsString| {
             CString::new(text.into_vec()).map_err(|e| not_started(&name, &e.into()))
         };
@@ -139,7 +152,7 @@ impl LocalExecutor {
 
     fn keeper(&self) -> io::Result<Keeper> {
         let idle = lock(&self.idle).pop();
-        idle.map_or_else(|| Keeper::start(&self.program), Ok)
+        idle.map_or_else(|| Keeper::start(&self.door, &self.program), Ok)
     }
 }
 

@@ -22,6 +22,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// whether the job finished.
 pub fn work(job: &Path, registry: &Registry) -> bool {
     die_with_parent();
+    take_name();
     let folder = WorkFolder::of_job(job);
     let cancel = stop_flag();
     let (mut facts, mut held) = (BTreeMap::new(), sandbox::NONE.to_owned());
@@ -113,6 +114,20 @@ fn die_with_parent() {
         use rustix::process::{Signal, set_parent_process_death_signal};
         // Without it a step that outlives its build merely works for nothing.
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    }
+}
+
+/// Is called as the program is, not as the link by which it was started.
+fn take_name() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::env::args_os().next().unwrap_or_default();
+        let name = Path::new(&path).file_name().unwrap_or_default();
+        if let Ok(name) = std::ffi::CString::new(name.as_bytes()) {
+            // For people only.
+            let _ = rustix::thread::set_name(&name);
+        }
     }
 }
 
