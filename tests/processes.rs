@@ -297,6 +297,16 @@ fn what_does_not_finish_when_it_is_asked_to_stop_is_killed_after_the_grace() {
     wait_for_their_end(&pids);
 }
 
+#[test]
+fn a_long_log_is_not_held_in_memory() {
+    let space = script("head -c 200M /dev/zero; echo x > out.txt");
+    let within = ["-c", "ulimit -d 150000; exec \"$0\" \"$@\""];
+    let run = space.start_within("sh", &within, &["build"]).end();
+    assert_eq!(run.code, Some(0), "{run}");
+    let record = &space.records("a")[0];
+    assert!(!record["log"].is_null(), "{record}");
+}
+
 /// A file of holes that takes a while to hash.
 const LARGE: &str = "truncate -s 400M";
 

@@ -26,7 +26,7 @@ impl<'a> Run<'a, '_> {
         if self.with.options.phases {
             self.tell_phase(Phase::Store, Some(id), ended.storing);
         }
-        let log = self.keep_log(id, &flight.work);
+        let log = self.keep_log(id, &flight.work, ended.log);
         if let (None, Err(error)) = (&log, &mut ended.end) {
             // Before what takes the room is removed.
             log_lost(error, &flight.work.log(), self.with.around.cache);
@@ -288,16 +288,16 @@ impl<'a> Run<'a, '_> {
                 .map_or(Vec::new(), |queue| queue.failed_attempts(id).to_vec()),
             sandbox: ended.result.sandbox.clone(),
             facts: ended.result.facts.clone(),
-            log: ended.log,
+            log: ended.log.object,
         }
     }
 
     /// Moves a log that says something to the run's folder.
-    pub(super) fn keep_log(&self, id: StepId, work: &WorkFolder) -> Option<PathBuf> {
-        let log = work.log();
-        if std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
+    fn keep_log(&self, id: StepId, work: &WorkFolder, log: KeptLog) -> Option<PathBuf> {
+        if !log.said {
             return None;
         }
+        let log = work.log();
         let folder = self
             .with
             .around
@@ -326,9 +326,38 @@ fn not_in_place(error: StoreError) -> StepError {
     }
 }
 
-pub(super) fn store_log(store: &dyn Store, log: &Path) -> Option<Digest> {
-    let bytes = std::fs::read(log).ok().filter(|bytes| !bytes.is_empty())?;
-    store.put(&bytes).ok()
+/// Longer logs are not held in memory.
+const LONG_LOG: u64 = 1 << 20;
+
+/// What there is of a step's log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct KeptLog {
+    /// Whether it says anything.
+    said: bool,
+    /// The object that it is in the store.
+    pub(super) object: Option<Digest>,
+}
+
+/// Puts a log into the store; it stays where it is, too.
+pub(super) fn store_log(store: &dyn Store, work: &WorkFolder) -> KeptLog {
+    let log = work.log();
+    let length = std::fs::metadata(&log).map_or(0, |meta| meta.len());
+    let object = match length {
+        0 => None,
+        ..LONG_LOG => std::fs::read(&log)
+            .ok()
+            .and_then(|log| store.put(&log).ok()),
+        _ => {
+            let copy = work.path().join("log.copy");
+            let copied = std::fs::copy(&log, &copy).is_ok();
+            let taken = copied.then(|| store.take(&copy).ok()).flatten();
+            taken.map(|artifact| artifact.digest)
+        }
+    };
+    KeptLog {
+        said: length > 0,
+        object,
+    }
 }
 
 /// How many of the last lines of a failed step's log are shown.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::attempt::TimeLimit;
 use super::crew::Crew;
+use super::finish::KeptLog;
 use super::job::{JobResult, WorkFolder, WorkFolders};
 use super::machine::Limits;
 use super::queue::{Impossible, Queue};
@@ -21,7 +22,6 @@ use super::stop::Stopping;
 use super::{Executor, Stop};
 use crate::event::{Event, Phase, Recorder, Sink, Summary};
 use crate::graph::{Graph, InputRef, Node, Origin, StepId};
-use crate::hash::Digest;
 use crate::plan::{Decided, InputError, Planner, Settled, Surroundings, Verdict};
 use crate::step::{Grant, Progress, Purity, Registry, StepError};
 use crate::store::{Output, StepRef, Store, StoreError, Trace};
@@ -122,7 +122,7 @@ pub(super) struct Ended {
     pub(super) end: Result<Vec<Output>, StepError>,
     pub(super) cancelled: bool,
     pub(super) result: JobResult,
-    pub(super) log: Option<Digest>,
+    pub(super) log: KeptLog,
     pub(super) millis: u64,
     /// How long its outputs took to take in.
     pub(super) storing: Duration,

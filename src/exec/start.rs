@@ -248,7 +248,7 @@ fn take_in(
         end,
         storing: storing.elapsed(),
         cancelled: result.end == End::Cancelled,
-        log: store_log(store, &work.log()),
+        log: store_log(store, work),
         result,
         millis: took.as_millis() as u64,
     }
