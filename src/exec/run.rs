@@ -4,6 +4,7 @@
 //! for it, takes its outputs into the store and reports back over a channel.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,11 +87,17 @@ impl Runner<'_> {
         std::thread::scope(|scope| {
             let crew = Crew::new(scope);
             let mut run = Run::new(self, steps, forced, sink, sender);
-            match run.until_done(&crew, &messages) {
-                Ok(summary) => Ok((summary, run.planner.into_settled())),
-                Err(error) => {
+            let done = catch_unwind(AssertUnwindSafe(|| run.until_done(&crew, &messages)));
+            match done {
+                Ok(Ok(summary)) => Ok((summary, run.planner.into_settled())),
+                Ok(Err(error)) => {
                     run.abandon();
                     Err(error)
+                }
+                Err(panic) => {
+                    // The crew waits for what runs.
+                    run.abandon();
+                    resume_unwind(panic)
                 }
             }
         })
@@ -116,6 +123,13 @@ pub(super) enum Message {
     Committed(Result<(), StoreError>, Duration),
     Progress(StepId, Progress),
     Ended(StepId, Box<Ended>),
+    /// What one of the crew did beside the steps panicked.
+    Panicked(Box<dyn std::any::Any + Send>),
+}
+
+/// Does what one of the crew does; a panic is a message like any other.
+fn caught<T>(task: impl FnOnce() -> T) -> Result<T, Message> {
+    catch_unwind(AssertUnwindSafe(task)).map_err(Message::Panicked)
 }
 
 pub(super) struct Ended {
@@ -313,10 +327,11 @@ impl<'a, 's> Run<'a, 's> {
         self.about_to_go.append(&mut self.spent);
         let (store, sender) = (self.with.around.store, self.sender.clone());
         crew.run(move || {
-            // The run may be over already.
             let began = Instant::now();
-            let committed = store.commit();
-            let _ = sender.send(Message::Committed(committed, began.elapsed()));
+            let committed = caught(|| store.commit());
+            let message = committed.map(|it| Message::Committed(it, began.elapsed()));
+            // The run may be over already.
+            let _ = sender.send(message.unwrap_or_else(|panic| panic));
         });
     }
 
@@ -364,6 +379,8 @@ impl<'a, 's> Run<'a, 's> {
                 Ok(())
             }
             Message::Ended(id, ended) => self.ended(id, *ended),
+            // It would have gone on here, and nobody is to wait for it for ever.
+            Message::Panicked(panic) => resume_unwind(panic),
             Message::Looked(id, looked, took) => {
                 self.tell_if_asked(Phase::Decide, Some(id), took);
                 self.looked_at(id, looked)
@@ -424,10 +441,11 @@ impl<'a, 's> Run<'a, 's> {
         self.looking.insert(id);
         let (look, sender) = (self.planner.look_ahead(id), self.sender.clone());
         crew.run(move || {
-            // The run may be over already.
             let began = Instant::now();
-            let looked = look();
-            let _ = sender.send(Message::Looked(id, looked, began.elapsed()));
+            let looked = caught(look);
+            let message = looked.map(|it| Message::Looked(id, it, began.elapsed()));
+            // The run may be over already.
+            let _ = sender.send(message.unwrap_or_else(|panic| panic));
         });
     }
 

@@ -1,5 +1,6 @@
 //! Starting: what has a place is looked at once more, put in order, and handed to the executor.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Running;
 use super::attempt::TimeLimit;
 use super::crew::Crew;
-use super::finish::store_log;
+use super::finish::{KeptLog, store_log};
 use super::job::{End, Job, JobResult, Share, WorkFolder, prepare};
 use super::outputs::collect;
 use super::run::{Ended, Flight, Message, Run, RunError};
 use super::state::Change;
 use super::stop::Stopping;
+use super::worker::text_of;
 use crate::event::Event;
 use crate::files;
 use crate::graph::StepId;
@@ -122,12 +124,16 @@ impl<'a> Run<'a, '_> {
         self.flights.push((id, flight));
         let (sender, began) = (self.sender.clone(), Instant::now());
         crew.run(move || {
-            let result = running.wait(&mut |progress| {
-                // The run may be over already.
-                let _ = sender.send(Message::Progress(id, progress));
-            });
-            over.store(true, Ordering::Release);
-            let ended = take_in(result, began.elapsed(), &work, &node.outputs, store);
+            let seen_through = catch_unwind(AssertUnwindSafe(|| {
+                let result = running.wait(&mut |progress| {
+                    // The run may be over already.
+                    let _ = sender.send(Message::Progress(id, progress));
+                });
+                over.store(true, Ordering::Release);
+                take_in(result, began.elapsed(), &work, &node.outputs, store)
+            }));
+            let ended = seen_through
+                .unwrap_or_else(|panic| Ended::failed(own_fault(&*panic), began.elapsed()));
             let _ = sender.send(Message::Ended(id, Box::new(ended)));
         });
         Ok(())
@@ -227,6 +233,26 @@ impl<'a> Run<'a, '_> {
             });
         }
         Ok(inputs)
+    }
+}
+
+/// A panic of what sees a job through.
+fn own_fault(panic: &(dyn std::any::Any + Send)) -> StepError {
+    StepError::new(format!("retune failed over the step: {}", text_of(panic)))
+        .hint("this is a fault in retune; standard error says where")
+}
+
+impl Ended {
+    /// A job of which no more is known than that it is not to be had.
+    fn failed(error: StepError, took: Duration) -> Self {
+        Ended {
+            end: Err(error.clone()),
+            cancelled: false,
+            result: JobResult::bare(End::Failed { error }),
+            log: KeptLog::default(),
+            millis: took.as_millis() as u64,
+            storing: Duration::ZERO,
+        }
     }
 }
 

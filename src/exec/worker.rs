@@ -97,13 +97,16 @@ fn attempt(
     outcome.unwrap_or_else(|panic| Err(explain_panic(&*panic)))
 }
 
+/// What a panic says.
+pub(super) fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>();
+    let text = text.map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_default()
+}
+
 fn explain_panic(panic: &(dyn std::any::Any + Send)) -> StepError {
-    let text = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    StepError::new(format!("the step panicked: {text}"))
+    StepError::new(format!("the step panicked: {}", text_of(panic)))
         .hint("this is a fault in retune; the log says where")
 }
 
