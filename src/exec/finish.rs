@@ -344,7 +344,7 @@ pub(super) fn store_log(store: &dyn Store, work: &WorkFolder) -> KeptLog {
     let length = std::fs::metadata(&log).map_or(0, |meta| meta.len());
     let object = match length {
         0 => None,
-        ..LONG_LOG => std::fs::read(&log)
+        1..LONG_LOG => std::fs::read(&log)
             .ok()
             .and_then(|log| store.put(&log).ok()),
         _ => {
