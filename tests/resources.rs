@@ -55,6 +55,42 @@ fn failing(failures: u32, settings: &str) -> Space {
 
 // Admission
 
+/// `n` steps that run `script` and write a folder
+/// each, and how many files they may have open.
+fn together(n: usize, script: &str) -> Space {
+    let step = |i: usize| {
+        format!(
+            "[steps.s{i}]\nuses = 'command'\nrun = '''{script}\nmkdir -p d/e; echo {i} > d/e/x; \
+             echo {i} > d/y; ulimit -Sn > n'''\n\
+             outputs = {{ d = {{ path = 'd', type = 'folder' }}, n = 'n' }}\n"
+        )
+    };
+    Space::new(&(0..n).map(step).collect::<String>())
+}
+
+#[test]
+fn steps_get_the_limit_of_open_files_that_the_build_was_given() {
+    let all = "touch OUTSIDE/$$; while test $(ls OUTSIDE | grep -c '^[0-9]*$') -lt 40; do sleep 0.05; done";
+    let space = together(40, all);
+    let within = ["-c", "ulimit -Sn 64; exec \"$0\" \"$@\""];
+    let run = space.start_within("sh", &within, &["build", "-j40"]).end();
+    assert_eq!((run.code, run.total("ran")), (Some(0), 40), "{run}");
+    assert!(!run.err.contains("ulimit"), "{run}");
+    assert_eq!(space.read("cache/out/main/s7/n"), "64\n");
+}
+
+#[test]
+fn where_few_files_may_be_open_fewer_steps_run_at_once() {
+    let space = together(40, "sleep 0.1");
+    let within = ["-c", "ulimit -n 64; exec \"$0\" \"$@\""];
+    let run = space.start_within("sh", &within, &["build", "-j40"]).end();
+    assert_eq!((run.code, run.total("ran")), (Some(0), 40), "{run}");
+    assert!(
+        run.err.contains("not more than 10 steps run at once"),
+        "{run}"
+    );
+}
+
 #[test]
 fn steps_together_never_have_more_cpus_than_there_are() {
     let two = "resources = { cpus = 2 }";

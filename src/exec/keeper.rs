@@ -21,9 +21,11 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use serde::{Deserialize, Serialize};
 
 use super::Stop;
+use super::descriptors;
 
 /// The hidden verb by which this program becomes a keeper; its standard input
-/// is the socket.
+/// is the socket. How many files steps may have open follows where that is not
+/// what the driver may.
 pub const VERB: &str = "__keep";
 
 /// What the driver asks of a keeper: a length, then this.
@@ -111,7 +113,9 @@ impl Keeper {
         // Of the environment only what the loader of this program may need.
         let loader = std::env::var_os("LD_LIBRARY_PATH");
         let loader = loader.map(|path| (OsString::from("LD_LIBRARY_PATH"), path));
-        command.arg(VERB).env_clear().envs(loader);
+        command.arg(VERB);
+        command.args(descriptors::before().map(|files| files.to_string()));
+        command.env_clear().envs(loader);
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
         // Out of reach of a terminal's Ctrl-C: stopping is the driver's to say.
         let child = command.process_group(0).spawn()?;

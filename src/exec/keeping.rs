@@ -1,6 +1,7 @@
 //! The keeper's own side: one order after the other, until the driver is gone.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,6 +16,7 @@ use rustix::process::{
 };
 
 use super::Stop;
+use super::descriptors;
 use super::keeper::{Launch, Order, Report};
 use super::launch::{self, Ended};
 use super::sandbox;
@@ -24,7 +26,10 @@ use super::sandbox;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves the driver at the other end of standard input.
-pub fn keep() -> ExitCode {
+pub fn keep(files: Option<&OsStr>) -> ExitCode {
+    if let Some(files) = files.and_then(|files| files.to_str()?.parse().ok()) {
+        descriptors::lower(files);
+    }
     if let Err(error) = leave_a_guard() {
         // It would only be needed if this process was killed.
         eprintln!("the keeper of a step has no guard: {error}");

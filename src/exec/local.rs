@@ -16,7 +16,7 @@ use super::Stop;
 use super::job::{End, Job, JobResult, WorkFolder};
 use super::keeper::{Keeper, Launch, Report, Stopper};
 use super::sandbox::{self, Judged};
-use super::{Executor, Running, STEP_VERB};
+use super::{Executor, Running, STEP_VERB, descriptors};
 use crate::files::{self, PathContext};
 use crate::step::{Progress, StepError};
 
@@ -51,6 +51,7 @@ impl LocalExecutor {
     /// An executor whose built-in kinds and keepers re-enter `program` by its
     /// hidden verbs (see `ops::step_process`); `environment` is this process's.
     pub fn new(program: PathBuf, environment: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        descriptors::raise();
         let passed = environment
             .filter(|(name, _)| name.to_str().is_some_and(|name| PASSED_ON.contains(&name)));
         let mut environment: Vec<_> = passed.collect();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::admit::Capacity;
+use super::descriptors;
 use crate::step::{Grant, processors};
 
 /// What the user says about the machine; the rest is found out.
@@ -31,6 +32,8 @@ pub(super) struct Machine {
     threads: u32,
     /// How CUDA is to count the GPUs that the ids name.
     order: Option<String>,
+    /// What a person should know.
+    pub warning: Option<String>,
 }
 
 impl Machine {
@@ -51,7 +54,12 @@ impl Machine {
         };
         pools.extend(limits.pools.clone());
         // More steps at once than there are cores is what the user asked for.
-        let jobs = limits.jobs.max(1);
+        let asked = limits.jobs.max(1);
+        let files = descriptors::jobs().filter(|(_, most)| *most < asked);
+        let jobs = files.map_or(asked, |(_, most)| most);
+        let warning = files.map(|(files, most)| {
+            format!("not more than {most} steps run at once: this process may have {files} files open (`ulimit -n`)")
+        });
         let cpus = limits.cpus.unwrap_or(cores.max(jobs as u32)).max(1);
         let memory = limits.memory.or_else(memory).unwrap_or(u64::MAX);
         Machine {
@@ -64,6 +72,7 @@ impl Machine {
             },
             threads,
             order,
+            warning,
         }
     }
 
@@ -203,6 +212,7 @@ mod tests {
             capacity,
             threads,
             order,
+            ..
         } = look(&limits, &[]);
         assert_eq!(
             (capacity.jobs, capacity.cpus, capacity.memory),

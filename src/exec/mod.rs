@@ -4,6 +4,7 @@ mod admit;
 mod attempt;
 mod checkpoint;
 mod crew;
+mod descriptors;
 mod finish;
 mod job;
 mod keeper;

@@ -7,7 +7,7 @@ use super::admit::{Admission, Rank};
 use super::machine::Machine;
 use super::run::{Run, RunError, Runner};
 use super::state::Change;
-use crate::event::FailedAttempt;
+use crate::event::{Event, FailedAttempt};
 use crate::graph::StepId;
 use crate::pipeline::StepName;
 use crate::plan::Decided;
@@ -104,8 +104,14 @@ impl Queue {
 
 impl Run<'_, '_> {
     pub(super) fn queue(&mut self) -> &mut Queue {
-        self.queue
-            .get_or_insert_with(|| Queue::new(self.with, self.steps))
+        if self.queue.is_none() {
+            let mut queue = Queue::new(self.with, self.steps);
+            if let Some(message) = queue.machine.warning.take() {
+                self.emit(Event::Warning { message });
+            }
+            self.queue = Some(queue);
+        }
+        self.queue.as_mut().expect("made above")
     }
 
     /// A step is to run as soon as it has its turn.

@@ -298,7 +298,8 @@ pub fn step_process(registry: &Registry) -> Option<ExitCode> {
     let verb = arguments.next()?;
     let rest: Vec<_> = arguments.collect();
     match &rest[..] {
-        [] if verb == KEEPER_VERB => Some(crate::exec::keep()),
+        [] if verb == KEEPER_VERB => Some(crate::exec::keep(None)),
+        [files] if verb == KEEPER_VERB => Some(crate::exec::keep(Some(files))),
         [job] if verb == STEP_VERB => Some(worker(Path::new(job), registry)),
         [guard, program @ ..] if verb == SANDBOX_VERB && !program.is_empty() => {
             Some(crate::exec::enter(Path::new(guard), program))
