@@ -543,6 +543,21 @@ fn a_second_build_waits_and_then_has_nothing_to_do() {
 }
 
 #[test]
+fn a_build_that_waited_builds_what_the_pipeline_says_then() {
+    let space = copy();
+    let (first, _) = in_the_middle(&space);
+    let second = space.start(&["build"]);
+    second.wait_for("waiting", 1);
+    let late = "[steps.late]\nuses = 'command'\nrun = 'echo late >> RUNS'\n";
+    space.pipeline(&(space.read("pipelines/main.toml") + late));
+    go(&space);
+    assert_eq!(first.end().total("ran"), 1);
+    let run = second.end();
+    assert_eq!((run.code, run.total("ran")), (Some(0), 1), "{run}");
+    assert_eq!(space.ran(), ["copy", "late"]);
+}
+
+#[test]
 fn a_waiting_build_can_be_interrupted() {
     let space = copy();
     let (first, _) = in_the_middle(&space);

@@ -277,10 +277,6 @@ fn build_at_length(
     let loaded = workspace.load_with_origin(&options.overrides)?;
     let graph = &loaded.graph;
     tell_phase(options, Phase::Load, started, sink);
-    for warning in &loaded.warnings.list {
-        let message = warning.message.clone();
-        sink.event(&Event::Warning { message });
-    }
     let mut forced = find_steps(graph, &options.force)?;
     forced.sort();
     let targets = find_steps(graph, &options.targets)?;
@@ -289,11 +285,27 @@ fn build_at_length(
     Lock::refuse_conflict(&workspace.lock_file())?;
     let lock = match lock {
         Some(lock) => Some(lock),
-        None => wait_for_lock(workspace, &graph.name, asked.cancel, sink)?,
+        None => {
+            let mut waited = false;
+            let mut noting = |event: &Event| {
+                waited |= matches!(event, Event::Waiting { .. });
+                sink.event(event);
+            };
+            let lock = wait_for_lock(workspace, &graph.name, asked.cancel, &mut noting)?;
+            if waited && lock.is_some() {
+                // What was read may be another pipeline by now.
+                return build_at_length(workspace, options, started, lock, asked, sink);
+            }
+            lock
+        }
     };
     let Some(_lock) = lock else {
         return Ok(nothing_begun(steps.len()));
     };
+    for warning in &loaded.warnings.list {
+        let message = warning.message.clone();
+        sink.event(&Event::Warning { message });
+    }
     let opening = Instant::now();
     let (store, warning) = workspace.open_store()?;
     tell_phase(options, Phase::Open, opening, sink);
