@@ -218,6 +218,7 @@ fn an_input_that_is_yet_to_be_made_is_waited_for() {
     );
     space.write("later/deep/right/text.txt", "r1\n");
     until(&space, &running, JOIN, "l1\nr1\n");
+    waiting(&running, 2);
     space.remove("later");
     waiting(&running, 3);
     space.write("later/deep/right/text.txt", "r2\n");
