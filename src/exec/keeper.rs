@@ -155,10 +155,17 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
+impl Keeper {
+    /// Has it end, without waiting for that.
+    pub(super) fn dismiss(&self) {
         // It ends when nobody can give it orders any more.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.dismiss();
         let _ = self.child.wait();
     }
 }

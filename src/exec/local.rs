@@ -157,6 +157,13 @@ impl LocalExecutor {
     }
 }
 
+impl Drop for LocalExecutor {
+    fn drop(&mut self) {
+        // All together, for each of them takes a moment to end.
+        lock(&self.idle).iter().for_each(Keeper::dismiss);
+    }
+}
+
 /// The first executable file of that name along `path`. Relative folders in it
 /// would mean some below the step's own, which is empty.
 fn search(name: &OsStr, path: &OsStr) -> io::Result<PathBuf> {
