@@ -22,7 +22,7 @@ use super::state::{Change, State};
 use super::stop::Stopping;
 use super::{Executor, Stop};
 use crate::event::{Event, Phase, Recorder, Sink, Summary};
-use crate::graph::{Graph, InputRef, Node, Origin, StepId};
+use crate::graph::{Graph, Node, StepId};
 use crate::plan::{Decided, InputError, Planner, Settled, Surroundings, Verdict};
 use crate::step::{Grant, Progress, Purity, Registry, StepError};
 use crate::store::{Output, StepRef, Store, StoreError, Trace};
@@ -426,12 +426,11 @@ impl<'a, 's> Run<'a, 's> {
     }
 
     /// What takes long is done beside: always when something may have to be
-    /// fetched, and while other steps run, which must not wait for it.
+    /// fetched, or the user could not stop it, and while other steps run, which
+    /// must not wait for it.
     fn is_to_look(&self, id: StepId) -> bool {
-        let from_hub = |input: &InputRef| matches!(input.from, Origin::Hub(_));
-        (!self.flights.is_empty() || self.node(id).inputs.iter().any(from_hub))
-            && !self.looked.contains(&id)
-            && self.planner.may_take_long(id)
+        let others_wait = !self.flights.is_empty();
+        !self.looked.contains(&id) && self.planner.may_take_long(id, others_wait)
     }
 
     fn look<'scope>(&mut self, crew: &Crew<'scope, '_>, id: StepId)

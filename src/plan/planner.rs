@@ -122,9 +122,16 @@ impl Surroundings<'_> {
 /// From this size on a file is not hashed in passing.
 const LARGE: u64 = 1 << 20;
 
+/// From this size on nobody is to wait for the hashing of a file.
+const HUGE: u64 = 64 << 20;
+
 /// Whether hashing may take long; folders and patterns hold who knows what.
 fn is_large(path: &Path) -> bool {
     !std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() < LARGE)
+}
+
+fn is_huge(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() >= HUGE)
 }
 
 /// Knows which steps are settled and decides about the others.
@@ -223,12 +230,20 @@ impl<'a> Planner<'a> {
     }
 
     /// Whether deciding about a step may take long: something may have to be
-    /// fetched, or what it takes from outside is large.
-    pub fn may_take_long(&self, id: StepId) -> bool {
+    /// fetched, or what it takes from outside is large: huge and not known yet,
+    /// if nothing but the user would wait for it.
+    pub fn may_take_long(&self, id: StepId, others_wait: bool) -> bool {
+        let stats = self.around.store.stats();
         let inputs = self.graph.node(id).inputs.iter();
         inputs.into_iter().any(|input| match &input.from {
             Origin::Hub(_) => true,
-            Origin::Path(path) => is_large(&self.around.root.join(path)),
+            Origin::Path(path) => {
+                let path = self.around.root.join(path);
+                match others_wait {
+                    true => is_large(&path),
+                    false => !stats.knows(&path) && is_huge(&path),
+                }
+            }
             Origin::Step { .. } | Origin::Lineage => false,
         })
     }

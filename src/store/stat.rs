@@ -209,6 +209,16 @@ impl StatCache {
         }
     }
 
+    /// Whether anything is known of a path.
+    pub fn knows(&self, path: &Path) -> bool {
+        let path = path.as_os_str().as_bytes();
+        let state = &mut *self.lock();
+        match state.learnt.get(path) {
+            Some(record) => record.is_some(),
+            None => state.kept(&self.file).holds(path),
+        }
+    }
+
     fn put(&self, path: &Path, row: Arc<Row>, is_new: bool) {
         let state = &mut *self.lock();
         state
