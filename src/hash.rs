@@ -8,9 +8,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
+use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
@@ -26,34 +30,34 @@ impl Digest {
 
     /// The digest of everything `reader` yields, and how many bytes that were.
     pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
-        // What fits the first buffer is hashed on this thread; a larger one
-        // lets blake3 split a big file over the cores, and still stays in
-        // their caches.
-        const FIRST: usize = 64 * 1024;
-        const NEXT: usize = 1024 * 1024;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = Vec::new();
-        let (mut size, mut total) = (FIRST, 0);
+        let mut buffer = Vec::with_capacity(PIECE);
+        let mut total = 0;
         loop {
             buffer.clear();
-            // Not zeroed before it is read into.
-            buffer.reserve_exact(size);
-            let n = (&mut reader).take(size as u64).read_to_end(&mut buffer)?;
-            match n == NEXT {
-                true => hasher.update_rayon(&buffer),
-                false => hasher.update(&buffer),
-            };
+            let n = (&mut reader).take(PIECE as u64).read_to_end(&mut buffer)?;
+            hasher.update(&buffer);
             total += n as u64;
-            if n < size {
+            if n < PIECE {
                 return Ok((Digest(*hasher.finalize().as_bytes()), total));
             }
-            size = NEXT;
         }
     }
 
     /// The digest of a file's bytes, and its size in bytes.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
-        Self::of_reader(File::open(path)?)
+        Self::of_open(&File::open(path)?)
+    }
+
+    /// The digest of the bytes of an open file that nobody has read from yet,
+    /// and its size in bytes. Fails with `UnexpectedEof` where a large file
+    /// becomes shorter meanwhile.
+    pub fn of_open(file: &File) -> io::Result<(Self, u64)> {
+        let size = file.metadata()?.len();
+        match size > 2 * SUBTREE {
+            true => Ok((of_subtrees(file, size, SUBTREE)?, size)),
+            false => Self::of_reader(file),
+        }
     }
 
     /// The raw 32 bytes.
@@ -82,6 +86,60 @@ impl Digest {
         first.copy_from_slice(&self.0[..8]);
         u64::from_le_bytes(first)
     }
+}
+
+/// Bytes that are read at once: they stay in a core's own cache.
+const PIECE: usize = 128 << 10;
+
+/// Bytes of the parts of a large file that are hashed side by side.
+const SUBTREE: u64 = 8 << 20;
+
+/// The digest of a file of more than one subtree of `length` bytes, a power of
+/// two from 1024 on. Each core reads parts of the file and hashes them, and then
+/// the tree above the parts is made: what blake3 does with bytes in memory (its
+/// paper, section 2.1), here without memory for the bytes or a map of the file,
+/// through which a file that becomes shorter would end the process.
+fn of_subtrees(file: &File, size: u64, length: u64) -> io::Result<Digest> {
+    let parts = (0..size.div_ceil(length)).into_par_iter();
+    let values: io::Result<Vec<[u8; 32]>> = parts
+        .map_init(
+            || vec![0; PIECE.min(length as usize)],
+            |buffer, part| of_subtree(file, part * length..size.min((part + 1) * length), buffer),
+        )
+        .collect();
+    let values = values?;
+    let (left, right) = halves(&values);
+    let root = merge_subtrees_root(&merged(left), &merged(right), Mode::Hash);
+    Ok(Digest(*root.as_bytes()))
+}
+
+fn of_subtree(file: &File, bytes: Range<u64>, buffer: &mut [u8]) -> io::Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(bytes.start);
+    let mut at = bytes.start;
+    while at < bytes.end {
+        let n = buffer.len().min((bytes.end - at) as usize);
+        file.read_exact_at(&mut buffer[..n], at)?;
+        hasher.update(&buffer[..n]);
+        at += n as u64;
+    }
+    Ok(hasher.finalize_non_root())
+}
+
+/// The chaining value of the tree above some subtrees.
+fn merged(values: &[[u8; 32]]) -> [u8; 32] {
+    match values {
+        [one] => *one,
+        _ => {
+            let (left, right) = halves(values);
+            merge_subtrees_non_root(&merged(left), &merged(right), Mode::Hash)
+        }
+    }
+}
+
+/// The left half has as many subtrees as there are, in a power of two, below all.
+fn halves(values: &[[u8; 32]]) -> (&[[u8; 32]], &[[u8; 32]]) {
+    values.split_at(values.len().next_power_of_two() / 2)
 }
 
 impl fmt::Display for Digest {
@@ -327,6 +385,37 @@ mod tests {
                 "ffffffffffffffff", // -1
             )
         );
+    }
+
+    #[test]
+    fn a_file_in_parts_has_the_digest_of_the_whole() {
+        use std::io::Write;
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        for length in [1024, 2048, 8192] {
+            let around = |n: u64| [n * length - 1, n * length, n * length + 1];
+            for size in [2, 3, 4, 5, 8].into_iter().flat_map(around) {
+                let size = size.clamp(length + 1, bytes.len() as u64);
+                let whole = Digest::of(&bytes[..size as usize]);
+                let parts = of_subtrees(&file, size, length).unwrap();
+                assert_eq!(parts, whole, "{size} bytes in parts of {length}");
+            }
+        }
+        let beyond = of_subtrees(&file, 80_000, 1024).unwrap_err();
+        assert_eq!(beyond.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_large_file_has_the_digest_of_its_bytes() {
+        use std::io::{Seek, Write};
+        let mut file = tempfile::tempfile().unwrap();
+        let bytes = vec![7; 2 * SUBTREE as usize + 1000];
+        file.write_all(&bytes).unwrap();
+        file.rewind().unwrap();
+        let expected = (Digest::of(&bytes), bytes.len() as u64);
+        assert_eq!(Digest::of_open(&file).unwrap(), expected);
+        assert_eq!(Digest::of_reader(&bytes[..]).unwrap(), expected);
     }
 
     #[test]

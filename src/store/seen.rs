@@ -133,7 +133,10 @@ pub(super) fn hash_at(
         (&file).rewind()?;
     }
     let before = Stat::of_file(&file)?;
-    let (digest, size) = Digest::of_reader(&file)?;
+    let (digest, size) = match Digest::of_open(&file) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Hashed::Changed),
+        other => other?,
+    };
     let after = Stat::of_file(&file)?;
     if before != after || size != after.size {
         return Ok(Hashed::Changed);
