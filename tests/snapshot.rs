@@ -312,3 +312,12 @@ fn a_source_edited_while_a_part_is_built_is_not_missed() {
     assert_eq!(space.read("cache/out/main/a/a"), "edit\ntwo\n");
     assert_eq!(space.read("cache/out/main/b/b"), "two\n");
 }
+
+/// The second build need not parse the pipeline, and the first change decodes a part of it.
+#[test]
+fn the_graph_is_kept_by_the_first_build() {
+    let space =
+        Space::new("[steps.a]\nuses = 'command'\nrun = 'echo a > a'\noutputs = { a = 'a' }\n");
+    space.built(&[]);
+    assert!(space.path("cache/graphs/main").is_file());
+}

@@ -308,6 +308,7 @@ fn build_at_length(
     }
     let opening = Instant::now();
     let (store, warning) = workspace.open_store()?;
+    loaded.keep();
     tell_phase(options, Phase::Open, opening, sink);
     if let Some(message) = warning {
         sink.event(&Event::Warning { message });

@@ -65,23 +65,24 @@ impl GraphCache {
         read(graph)
     }
 
-    /// Keeps a graph that was made without a warning. Where there is no store
-    /// yet, or it cannot be written to, the graph is merely not kept.
-    pub(super) fn write(&self, graph: &Graph) {
+    /// Keeps a graph that was made without a warning; false where there is no
+    /// store yet. Where it cannot be written to, the graph is merely not kept.
+    pub(super) fn write(&self, graph: &Graph) -> bool {
         let store = self.file.parent().and_then(Path::parent);
-        let Some(graph) = graph.to_bytes() else {
-            return;
-        };
         if !store.is_some_and(Path::is_dir) {
-            return;
+            return false;
         }
+        let Some(graph) = graph.to_bytes() else {
+            return true;
+        };
         let mut bytes = Vec::with_capacity(MAGIC.len() + 32 + graph.len() + 8);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(self.made_from.as_bytes());
         bytes.extend_from_slice(&graph);
         let check = Digest::of(&bytes).prefix();
         bytes.extend_from_slice(&check.to_le_bytes());
-        let _ = files::write_atomic(&self.file, &bytes);
+        let _ = files::write_cache(&self.file, &bytes);
+        true
     }
 }
 

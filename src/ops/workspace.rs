@@ -142,21 +142,21 @@ impl Workspace {
         let text = Digest::of(source.text.as_bytes());
         let cache = GraphCache::new(&self.cache, &identity, &text);
         let made_from = cache.as_ref().map(GraphCache::made_from);
-        let loaded = |graph, warnings| Loaded {
+        let loaded = |graph, warnings, unkept| Loaded {
             graph,
             warnings,
             text,
             made_from,
+            unkept,
         };
         if let Some(graph) = cache.as_ref().and_then(GraphCache::read) {
-            return Ok(loaded(graph, Diagnostics::new(source, Vec::new())));
+            return Ok(loaded(graph, Diagnostics::new(source, Vec::new()), None));
         }
         let (graph, warnings) = Graph::load(source, overrides, registry)?;
         // Warnings are to be seen every time.
-        if let Some(cache) = cache.filter(|_| warnings.list.is_empty()) {
-            cache.write(&graph);
-        }
-        Ok(loaded(graph, warnings))
+        let cache = cache.filter(|_| warnings.list.is_empty());
+        let unkept = cache.filter(|cache| !cache.write(&graph));
+        Ok(loaded(graph, warnings, unkept))
     }
 
     /// Of the graph that was made from `made_from`, the pipeline file's text
@@ -181,6 +181,7 @@ impl Workspace {
             warnings: Diagnostics::new(source, Vec::new()),
             text,
             made_from: Some(made_from),
+            unkept: None,
         })
     }
 
@@ -224,6 +225,17 @@ pub(super) struct Loaded {
     /// The digest of everything the graph was made from; none where this
     /// program cannot tell itself from another one.
     pub made_from: Option<Digest>,
+    /// Where to keep the graph once there is a store.
+    unkept: Option<GraphCache>,
+}
+
+impl Loaded {
+    /// Keeps the graph, for the build that will find a store.
+    pub(super) fn keep(&self) {
+        if let Some(cache) = &self.unkept {
+            cache.write(&self.graph);
+        }
+    }
 }
 
 fn named(root: &Path, name: &str) -> Result<PathBuf, OpsError> {

@@ -226,7 +226,7 @@ impl LocalStore {
     /// Whether an object is there with the right bytes. Trusts the stat cache:
     /// reads the object only if it was touched since it was stored.
     fn intact(&self, digest: &Digest) -> bool {
-        let found = self.stats.content(&self.object_path(digest));
+        let found = self.stats.content_or_read(&self.object_path(digest));
         found.is_ok_and(|artifact| artifact.digest == *digest)
     }
 

@@ -153,6 +153,21 @@ impl StatCache {
         }
     }
 
+    /// Like [`StatCache::content`], but a small file is read where what is kept
+    /// would have to be read first, which may be a thousand times as long.
+    pub(super) fn content_or_read(&self, path: &Path) -> Result<Artifact, ContentError> {
+        let stat = self.stat(path)?;
+        match stat.is_file() && stat.size <= CHEAP && self.must_be_read_for(path) {
+            true => Ok(self.hash(path, &stat)?.artifact()),
+            false => self.content(path),
+        }
+    }
+
+    fn must_be_read_for(&self, path: &Path) -> bool {
+        let state = &*self.lock();
+        state.kept.is_none() && !state.learnt.contains_key(path.as_os_str().as_bytes())
+    }
+
     /// Like [`StatCache::content`]; `listed` is given the digest and the bytes
     /// of the listing of every folder, each after those inside of it.
     pub fn content_listed(
@@ -344,6 +359,9 @@ impl StatCache {
         self.put(path, Arc::new(row), true);
     }
 }
+
+/// Bytes of a file that is as quick to read as to look up.
+const CHEAP: u64 = 16 << 10;
 
 const MAGIC: &[u8] = b"retune stat 2\n";
 /// Before a block: its length and its check.
