@@ -391,7 +391,9 @@ mod tests {
     fn a_file_in_parts_has_the_digest_of_the_whole() {
         use std::io::Write;
         let mut file = tempfile::tempfile().unwrap();
-        let bytes: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let bytes: Vec<u8> = (0..70_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
         file.write_all(&bytes).unwrap();
         for length in [1024, 2048, 8192] {
             let around = |n: u64| [n * length - 1, n * length, n * length + 1];
