@@ -7,9 +7,8 @@ use candle_core::{D, Device, Error, Result, Tensor, Var};
 use candle_nn::ops;
 
 use super::batch::{Batch, IGNORE};
-use super::config::NormPlacement;
-use super::kernels::elementwise;
-use super::layout::{Module, Slot};
+use super::kernels::elementwise::{self, Activation, Rotary};
+use super::layout::{BranchNorms, Module, Slot};
 use super::lora::Lora;
 use super::model::{Decoder, Dropout, Loss, dropout_stream};
 use super::tensors::{TensorId, Tensors};
@@ -59,12 +58,15 @@ impl CandleCore {
             .iter()
             .map(|t| Var::from_slice(&t.data, t.shape.as_slice(), &self.device))
             .collect::<Result<_>>()?;
+        let layers = 0..self.decoder.config.layers;
         let graph = Graph {
             core: self,
             batch,
             dropout,
             vars: vars.iter().map(Var::as_tensor).collect(),
-            cos_sin: self.rotary(batch)?,
+            layers: layers
+                .map(|layer| self.layer(layer, batch))
+                .collect::<Result<_>>()?,
         };
         let (sum, tokens) = graph.loss()?;
         if let Some((scale, out)) = gradients {
@@ -80,11 +82,34 @@ impl CandleCore {
         Ok(Loss { sum, tokens })
     }
 
+    fn layer(&self, layer: usize, batch: &Batch) -> Result<Layer> {
+        let rotary = self.decoder.rotary(layer);
+        let cos_sin = rotary.map(|rotary| self.cos_sin(rotary, batch));
+        Ok(Layer {
+            cos_sin: cos_sin.transpose()?,
+            mask: self.mask(layer, batch)?,
+        })
+    }
+
+    /// 0 where a token may look, -∞ elsewhere: [tokens, tokens].
+    fn mask(&self, layer: usize, batch: &Batch) -> Result<Tensor> {
+        let n = batch.len();
+        let window = self.decoder.config.scoring(layer).window;
+        let mut mask = vec![f32::NEG_INFINITY; n * n];
+        for sequence in &batch.sequences {
+            for row in sequence.clone() {
+                let first = sequence.start.max((row + 1).saturating_sub(window));
+                mask[row * n + first..=row * n + row].fill(0.0);
+            }
+        }
+        Tensor::from_vec(mask, (n, n), &self.device)
+    }
+
     /// Cosines and sines for the batch's positions, each [tokens, 1, width / 2].
-    fn rotary(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    fn cos_sin(&self, rotary: &Rotary, batch: &Batch) -> Result<(Tensor, Tensor)> {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for position in &batch.positions {
-            let (c, s) = self.decoder.rotary().at(*position);
+            let (c, s) = rotary.at(*position);
             cos.extend_from_slice(c);
             sin.extend_from_slice(s);
         }
@@ -135,13 +160,34 @@ fn upload(tensors: &Tensors, device: &Device) -> Result<Vec<Tensor>> {
         .collect()
 }
 
+fn rotated(x: &Tensor, (cos, sin): &(Tensor, Tensor)) -> Result<Tensor> {
+    let half = x.dim(2)? / 2;
+    let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+    let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
+    let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
+    Tensor::cat(&[first, second], 2)
+}
+
+fn soft_cap(x: Tensor, cap: Option<f64>) -> Result<Tensor> {
+    match cap {
+        Some(cap) => (x / cap)?.tanh()? * cap,
+        None => Ok(x),
+    }
+}
+
 /// One forward pass, recorded for differentiation.
 struct Graph<'a> {
     core: &'a CandleCore,
     batch: &'a Batch,
     dropout: Option<Dropout>,
     vars: Vec<&'a Tensor>,
-    cos_sin: (Tensor, Tensor),
+    layers: Vec<Layer>,
+}
+
+/// What a block needs besides its weights.
+struct Layer {
+    cos_sin: Option<(Tensor, Tensor)>,
+    mask: Tensor,
 }
 
 impl Graph<'_> {
@@ -158,9 +204,11 @@ impl Graph<'_> {
         let layout = &decoder.layout;
         let tokens = Tensor::new(self.batch.tokens.as_slice(), device)?;
         let mut x = self.weight(layout.embed).index_select(&tokens, 0)?;
-        let mask = self.mask()?;
+        if let Some(factor) = decoder.config.embedding_scale() {
+            x = (x * f64::from(factor))?;
+        }
         for layer in 0..decoder.config.layers {
-            x = self.block(layer, &x, &mask)?;
+            x = self.block(layer, &x)?;
         }
         let x = self.norm(layout.norm, &x)?;
         let counted = (0u32..).zip(&self.batch.targets);
@@ -169,51 +217,56 @@ impl Graph<'_> {
         let n = rows.len();
         let x = x.index_select(&Tensor::new(rows, device)?, 0)?;
         let logits = x.matmul(&self.weight(layout.head).t()?)?;
+        let logits = soft_cap(logits, decoder.config.logit_cap)?;
         let targets = Tensor::new(targets, device)?.unsqueeze(1)?;
         let likely = ops::log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?;
         Ok((likely.sum_all()?.neg()?, n))
     }
 
     fn norm(&self, weight: TensorId, x: &Tensor) -> Result<Tensor> {
-        let eps = self.core.decoder.config.norm_eps as f32;
-        ops::rms_norm_slow(x, self.weight(weight), eps)
+        let config = &self.core.decoder.config;
+        let eps = config.norm_eps as f32;
+        match config.norm_plus_one {
+            true => ops::rms_norm_slow(x, &(self.weight(weight) + 1.0)?, eps),
+            false => ops::rms_norm_slow(x, self.weight(weight), eps),
+        }
     }
 
-    /// 0 where a token may look, -∞ elsewhere: [tokens, tokens].
-    fn mask(&self) -> Result<Tensor> {
-        let n = self.batch.len();
-        let mut mask = vec![f32::NEG_INFINITY; n * n];
-        for sequence in &self.batch.sequences {
-            for row in sequence.clone() {
-                mask[row * n + sequence.start..=row * n + row].fill(0.0);
-            }
-        }
-        Tensor::from_vec(mask, (n, n), &self.core.device)
+    fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor> {
+        let ids = &self.core.decoder.layout.layers[layer];
+        let attention = |x: &Tensor| self.attention(layer, x);
+        let x = self.branch(ids.attention_norms, x, attention)?;
+        self.branch(ids.mlp_norms, &x, |x| self.mlp(layer, x))
     }
 
-    fn block(&self, layer: usize, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let decoder = &self.core.decoder;
-        let norms = decoder.layout.layers[layer].norms;
-        let (first, second) = (norms[0], norms[1]);
-        match decoder.config.norm_placement {
-            NormPlacement::Pre => {
-                let x = (x + self.attention(layer, &self.norm(first, x)?, mask)?)?;
-                &x + self.mlp(layer, &self.norm(second, &x)?)?
-            }
-            NormPlacement::Post => {
-                let x = (x + self.norm(first, &self.attention(layer, x, mask)?)?)?;
-                &x + self.norm(second, &self.mlp(layer, &x)?)?
-            }
+    /// x plus a branch on it, with the norms around the branch.
+    fn branch(
+        &self,
+        norms: BranchNorms,
+        x: &Tensor,
+        branch: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut y = match norms.before {
+            Some(id) => branch(&self.norm(id, x)?)?,
+            None => branch(x)?,
+        };
+        if let Some(id) = norms.after {
+            y = self.norm(id, &y)?;
         }
+        x + y
     }
 
     fn mlp(&self, layer: usize, x: &Tensor) -> Result<Tensor> {
-        let gate = ops::silu(&self.linear(layer, Slot::Gate, x)?)?;
+        let gate = self.linear(layer, Slot::Gate, x)?;
+        let gate = match self.core.decoder.config.activation {
+            Activation::Silu => ops::silu(&gate)?,
+            Activation::GeluTanh => gate.gelu()?,
+        };
         let up = self.linear(layer, Slot::Up, x)?;
         self.linear(layer, Slot::Down, &(gate * up)?)
     }
 
-    fn attention(&self, layer: usize, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    fn attention(&self, layer: usize, x: &Tensor) -> Result<Tensor> {
         let config = &self.core.decoder.config;
         let norms = self.core.decoder.layout.layers[layer].qk_norms;
         let (tokens, width) = (self.batch.len(), config.head_dim);
@@ -225,8 +278,8 @@ impl Graph<'_> {
                 x = self.norm(norm, &x.reshape((rows, last))?)?;
             }
             let mut x = x.reshape((tokens, heads, width))?;
-            if rotate {
-                x = self.rotate(&x)?;
+            if let (true, Some(cos_sin)) = (rotate, &self.layers[layer].cos_sin) {
+                x = rotated(&x, cos_sin)?;
             }
             x.transpose(0, 1)?.contiguous()
         };
@@ -234,8 +287,10 @@ impl Graph<'_> {
         let k = heads(Slot::K, config.kv_heads, norms.map(|n| n[1]), true)?;
         let v = heads(Slot::V, config.kv_heads, None, false)?;
         let (k, v) = (self.repeat(&k)?, self.repeat(&v)?);
-        let scores = (q.matmul(&k.t()?)? / (width as f64).sqrt())?;
-        let p = ops::softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
+        let root = config.query_scalar.unwrap_or(width as f64).sqrt();
+        let scores = soft_cap((q.matmul(&k.t()?)? / root)?, config.attention_cap)?;
+        let scores = scores.broadcast_add(&self.layers[layer].mask)?;
+        let p = ops::softmax(&scores, D::Minus1)?;
         let out = p.matmul(&v)?.transpose(0, 1)?.contiguous()?;
         self.linear(
             layer,
@@ -253,15 +308,6 @@ impl Graph<'_> {
             .broadcast_as((kv_heads, group, tokens, width))?
             .contiguous()?
             .reshape((config.heads, tokens, width))
-    }
-
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let (cos, sin) = &self.cos_sin;
-        let half = self.core.decoder.config.head_dim / 2;
-        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
-        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-        Tensor::cat(&[first, second], 2)
     }
 
     fn linear(&self, layer: usize, slot: Slot, x: &Tensor) -> Result<Tensor> {

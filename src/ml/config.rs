@@ -1,11 +1,11 @@
-//! What a decoder looks like, read from and written as Hugging Face's `config.json`.
+//! What a decoder looks like: its sizes, and the switches in which the families differ.
 
-use std::path::Path;
+use super::kernels::attention::Scoring;
+use super::kernels::elementwise::{Activation, RotaryScaling};
+use crate::files::FileError;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use crate::files::{self, FileError};
+pub(super) use super::family::pretty_json;
+pub use super::family::{Family, Sizes, SpecialIds};
 
 /// Where the norms of a block stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum NormPlacement {
     Pre,
     /// On their outputs, before the residual is added (OLMo-2).
     Post,
+    /// Both (Gemma 2).
+    Both,
 }
 
 /// Which queries and keys are normalized together.
@@ -27,14 +29,30 @@ pub enum QkNorm {
     PerHead,
 }
 
-/// A family of decoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// `allenai/OLMo-2-*`.
-    Olmo2,
-    /// Llama 2 and 3, without scaled rotary embeddings.
-    Llama,
+/// A rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// How they are stretched.
+    pub scaling: RotaryScaling,
+}
+
+impl Rope {
+    /// A rotary embedding that is not stretched.
+    pub fn plain(theta: f64) -> Self {
+        let scaling = RotaryScaling::None;
+        Rope { theta, scaling }
+    }
+}
+
+/// What a block's attention sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerAttention {
+    /// The latest tokens, a token itself among them; all when none is given.
+    pub window: Option<usize>,
+    /// Its place in [`ModelConfig::ropes`]; none for a block that knows no positions.
+    pub rope: Option<usize>,
 }
 
 /// A decoder's shape and switches.
@@ -60,18 +78,34 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// Added under the root of every norm.
     pub norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Whether the head is the embedding.
-    pub tied: bool,
-    /// Whether q, k, v and o have biases.
-    pub attention_bias: bool,
-    /// Whether gate, up and down have biases.
-    pub mlp_bias: bool,
+    /// Whether norms are stored as what is added to one.
+    pub norm_plus_one: bool,
     /// Where the norms of a block stand.
     pub norm_placement: NormPlacement,
     /// Which queries and keys are normalized together.
     pub qk_norm: QkNorm,
+    /// The rotary embeddings in use.
+    pub ropes: Vec<Rope>,
+    /// What each block's attention sees.
+    pub attention: Vec<LayerAttention>,
+    /// Scores are divided by its root; by that of `head_dim` when none is given.
+    pub query_scalar: Option<f64>,
+    /// Soft cap of attention's scores.
+    pub attention_cap: Option<f64>,
+    /// Soft cap of the logits.
+    pub logit_cap: Option<f64>,
+    /// What gates pass through.
+    pub activation: Activation,
+    /// Whether embeddings are multiplied with the root of `hidden_size`.
+    pub scaled_embedding: bool,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether o has a bias.
+    pub o_bias: bool,
+    /// Whether gate, up and down have biases.
+    pub mlp_bias: bool,
 }
 
 /// A `config.json` cannot be used.
@@ -93,160 +127,12 @@ pub enum ConfigError {
     Shape(String),
 }
 
-/// The fields of `config.json` that matter here; others are left alone.
-#[derive(Deserialize)]
-struct Raw {
-    model_type: String,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    rope_theta: Option<f64>,
-    rope_parameters: Option<RopeParameters>,
-    rope_scaling: Option<Value>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    hidden_act: Option<String>,
-}
-
-/// Where newer versions of transformers keep the rotary base.
-#[derive(Deserialize)]
-struct RopeParameters {
-    rope_theta: Option<f64>,
-    rope_type: Option<String>,
-}
-
-/// `config.json` as written; the order of fields is that of the file.
-#[derive(Serialize)]
-struct Written<'a> {
-    architectures: [&'a str; 1],
-    attention_bias: bool,
-    attention_dropout: f64,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<u32>,
-    head_dim: usize,
-    hidden_act: &'a str,
-    hidden_size: usize,
-    initializer_range: f64,
-    intermediate_size: usize,
-    max_position_embeddings: usize,
-    mlp_bias: bool,
-    model_type: &'a str,
-    num_attention_heads: usize,
-    num_hidden_layers: usize,
-    num_key_value_heads: usize,
-    pad_token_id: Option<u32>,
-    rms_norm_eps: f64,
-    rope_scaling: Option<()>,
-    rope_theta: f64,
-    tie_word_embeddings: bool,
-    torch_dtype: &'a str,
-    use_cache: bool,
-    vocab_size: usize,
-}
-
-/// Token ids that `config.json` repeats for other programs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SpecialIds {
-    /// Ends a message or text.
-    pub eos: Option<u32>,
-    /// Fills up batches.
-    pub pad: Option<u32>,
-}
-
-impl Family {
-    fn parse(name: &str) -> Option<Self> {
-        match name {
-            "olmo2" => Some(Family::Olmo2),
-            "llama" => Some(Family::Llama),
-            _ => None,
-        }
-    }
-
-    /// Where the family's norms stand.
-    pub fn norm_placement(self) -> NormPlacement {
-        match self {
-            Family::Olmo2 => NormPlacement::Post,
-            Family::Llama => NormPlacement::Pre,
-        }
-    }
-
-    /// Which of its queries and keys are normalized.
-    pub fn qk_norm(self) -> QkNorm {
-        match self {
-            Family::Olmo2 => QkNorm::Whole,
-            Family::Llama => QkNorm::None,
-        }
-    }
-}
-
 impl ModelConfig {
-    /// Reads `config.json` in the folder `model`.
-    pub fn read(model: &Path) -> Result<Self, ConfigError> {
-        let path = model.join("config.json");
-        let bad = |message: String| ConfigError::Content {
-            path: path.display().to_string(),
-            message,
-        };
-        let raw: Raw =
-            serde_json::from_str(&files::read_text(&path)?).map_err(|e| bad(e.to_string()))?;
-        let config = Self::from_raw(raw).map_err(bad)?;
-        config.check().map_err(|e| bad(e.to_string()))?;
-        Ok(config)
-    }
-
-    fn from_raw(raw: Raw) -> Result<Self, String> {
-        let family = Family::parse(&raw.model_type).ok_or_else(|| {
-            format!(
-                "model_type is '{}', but only olmo2 and llama can be trained",
-                raw.model_type
-            )
-        })?;
-        if let Some(act) = raw.hidden_act.filter(|act| act != "silu") {
-            return Err(format!("hidden_act is '{act}', but only silu is known"));
-        }
-        let scaled = raw.rope_scaling.is_some_and(|scaling| !scaling.is_null());
-        let parameters = raw.rope_parameters;
-        let kind = parameters.as_ref().and_then(|p| p.rope_type.as_deref());
-        if scaled || kind.is_some_and(|kind| kind != "default") {
-            return Err("rope_scaling is set, but scaled rotary embeddings are not known".into());
-        }
-        let theta = raw
-            .rope_theta
-            .or_else(|| parameters.and_then(|p| p.rope_theta));
-        Ok(ModelConfig {
-            family,
-            vocab_size: raw.vocab_size,
-            hidden_size: raw.hidden_size,
-            intermediate_size: raw.intermediate_size,
-            layers: raw.num_hidden_layers,
-            heads: raw.num_attention_heads,
-            kv_heads: raw.num_key_value_heads.unwrap_or(raw.num_attention_heads),
-            head_dim: raw
-                .head_dim
-                .unwrap_or(raw.hidden_size / raw.num_attention_heads.max(1)),
-            max_positions: raw.max_position_embeddings,
-            norm_eps: raw.rms_norm_eps,
-            rope_theta: theta.unwrap_or(10_000.0),
-            tied: raw.tie_word_embeddings,
-            attention_bias: raw.attention_bias,
-            mlp_bias: raw.mlp_bias,
-            norm_placement: family.norm_placement(),
-            qk_norm: family.qk_norm(),
-        })
-    }
-
     /// Checks that the sizes fit each other.
     pub fn check(&self) -> Result<(), ConfigError> {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let caps = [self.attention_cap, self.logit_cap, self.query_scalar];
+        let windows = self.attention.iter().map(|layer| layer.window);
         let fault = if [
             self.vocab_size,
             self.hidden_size,
@@ -263,52 +149,53 @@ impl ModelConfig {
             "the number of attention heads is not a multiple of the key/value heads"
         } else if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             "the width of a head must be even and above 0"
+        } else if windows.flatten().any(|window| window == 0) {
+            "a sliding window of 0 tokens sees nothing"
+        } else if !caps.into_iter().flatten().all(positive) {
+            "soft caps and query_pre_attn_scalar must be above 0"
+        } else if !self.ropes.iter().all(|rope| rope.is_sound()) {
+            "bases and factors of rotary embeddings must be above 0, and high_freq_factor above low_freq_factor"
         } else {
             return Ok(());
         };
         Err(ConfigError::Shape(fault.to_owned()))
     }
 
-    /// Writes `config.json` into the folder `model`.
-    pub fn write(&self, model: &Path, ids: SpecialIds) -> Result<(), ConfigError> {
-        let (architecture, model_type) = match self.family {
-            Family::Olmo2 => ("Olmo2ForCausalLM", "olmo2"),
-            Family::Llama => ("LlamaForCausalLM", "llama"),
+    /// How a block's queries and keys become scores.
+    pub fn scoring(&self, layer: usize) -> Scoring {
+        let scale = match self.query_scalar {
+            None => 1.0 / (self.head_dim as f32).sqrt(),
+            Some(scalar) => (1.0 / scalar.sqrt()) as f32,
         };
-        let written = Written {
-            architectures: [architecture],
-            attention_bias: self.attention_bias,
-            attention_dropout: 0.0,
-            bos_token_id: None,
-            eos_token_id: ids.eos,
-            head_dim: self.head_dim,
-            hidden_act: "silu",
-            hidden_size: self.hidden_size,
-            initializer_range: 0.02,
-            intermediate_size: self.intermediate_size,
-            max_position_embeddings: self.max_positions,
-            mlp_bias: self.mlp_bias,
-            model_type,
-            num_attention_heads: self.heads,
-            num_hidden_layers: self.layers,
-            num_key_value_heads: self.kv_heads,
-            pad_token_id: ids.pad,
-            rms_norm_eps: self.norm_eps,
-            rope_scaling: None,
-            rope_theta: self.rope_theta,
-            tie_word_embeddings: self.tied,
-            torch_dtype: "float32",
-            use_cache: true,
-            vocab_size: self.vocab_size,
-        };
-        files::write(&model.join("config.json"), pretty_json(&written))?;
-        Ok(())
+        Scoring {
+            scale,
+            window: self.attention[layer].window.unwrap_or(usize::MAX),
+            cap: self.attention_cap.map(|cap| cap as f32),
+        }
+    }
+
+    /// What embeddings are multiplied with.
+    pub fn embedding_scale(&self) -> Option<f32> {
+        let root = (self.hidden_size as f64).sqrt() as f32;
+        self.scaled_embedding.then_some(root)
     }
 }
 
-/// JSON for people, ending in a newline. The order of fields is the struct's.
-pub(super) fn pretty_json(value: &impl Serialize) -> String {
-    let mut text = serde_json::to_string_pretty(value).expect("plain structs serialize");
-    text.push('\n');
-    text
+impl Rope {
+    fn is_sound(&self) -> bool {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        let scaling = match self.scaling {
+            RotaryScaling::None => true,
+            RotaryScaling::Linear { factor } => positive(factor),
+            RotaryScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                positive(factor) && positive(low) && high > low && high.is_finite() && original > 0
+            }
+        };
+        positive(self.theta) && scaling
+    }
 }

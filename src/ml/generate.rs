@@ -11,14 +11,12 @@ use serde::Serialize;
 
 use super::adapter::{self, AdapterError, base_digest};
 use super::batch::{Batch, BatchError, encode_chat};
-use super::config::NormPlacement;
 use super::kernels::attention::attend_cached;
-use super::kernels::{Isa, Packed, View, elementwise, gemm_packed, norm};
+use super::kernels::{Isa, Packed, View, elementwise, gemm_packed};
 use super::layout::Slot;
 use super::lora::Lora;
 use super::model::{Decoder, ModelError};
 use super::rng::Stream;
-use super::tensors::TensorId;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::data::{Message, Row};
 use crate::hash::Digest;
@@ -126,9 +124,14 @@ pub enum GenerateError {
 ///
 /// Work is shared out over the current rayon pool.
 pub struct Generator {
-    decoder: Decoder,
+    runner: Runner,
     base: Digest,
     tokenizer: Tokenizer,
+}
+
+/// A decoder that goes on from the tokens it has already read.
+struct Runner {
+    decoder: Decoder,
     packed: PackedModel,
     adapter: Option<PackedAdapter>,
 }
@@ -191,10 +194,8 @@ impl Generator {
         }
         let mut generator = Generator {
             base: base_digest(model)?,
-            packed: PackedModel::new(&decoder),
-            adapter: None,
+            runner: Runner::new(decoder, None),
             tokenizer,
-            decoder,
         };
         generator.set_adapter(adapter)?;
         Ok(generator)
@@ -202,11 +203,12 @@ impl Generator {
 
     /// Puts another adapter (or none) on the same base, without reading the base again.
     pub fn set_adapter(&mut self, adapter: Option<&Path>) -> Result<(), GenerateError> {
-        self.adapter = match adapter {
+        self.runner.adapter = match adapter {
             None => None,
             Some(folder) => {
-                let lora = adapter::read(folder, &self.decoder.config, self.base)?;
-                Some(PackedAdapter::new(lora, &self.decoder))
+                let decoder = &self.runner.decoder;
+                let lora = adapter::read(folder, &decoder.config, self.base)?;
+                Some(PackedAdapter::new(lora, decoder))
             }
         };
         Ok(())
@@ -265,8 +267,8 @@ impl Generator {
             }));
         }
         let batch = Batch::new([&encoded.sequence()]);
-        let lora = self.adapter.as_ref().map(|adapter| &adapter.lora);
-        let loss = self.decoder.loss(lora, &batch);
+        let lora = self.runner.adapter.as_ref().map(|adapter| &adapter.lora);
+        let loss = self.runner.decoder.loss(lora, &batch);
         Ok(AnswerLoss {
             nats_per_token: loss.mean(),
             tokens: loss.tokens,
@@ -274,7 +276,7 @@ impl Generator {
     }
 
     fn check_length(&self, tokens: usize) -> Result<(), GenerateError> {
-        let context = self.decoder.config.max_positions;
+        let context = self.runner.decoder.config.max_positions;
         match tokens > context {
             true => Err(GenerateError::TooLong { tokens, context }),
             false => Ok(()),
@@ -303,7 +305,7 @@ impl Generator {
 
     /// Reads each prompt, then adds a token to every unfinished answer until none is left.
     fn answer(&self, answers: &mut [Answer], options: &Options) {
-        let layers = self.decoder.config.layers;
+        let layers = self.runner.decoder.config.layers;
         let mut caches: Vec<Cache> = answers.iter().map(|_| Cache::new(layers)).collect();
         for (sequence, answer) in answers.iter_mut().enumerate() {
             let tokens = answer.prompt.iter().enumerate();
@@ -314,9 +316,9 @@ impl Generator {
                     position,
                 })
                 .collect();
-            let hidden = self.run(&inputs, &mut caches);
-            let last = hidden.len() - self.decoder.config.hidden_size;
-            let logits = self.logits(&hidden[last..]);
+            let hidden = self.runner.run(&inputs, &mut caches);
+            let last = hidden.len() - self.runner.decoder.config.hidden_size;
+            let logits = self.runner.logits(&hidden[last..]);
             self.extend(answer, &logits, options);
         }
         loop {
@@ -336,8 +338,8 @@ impl Generator {
                     })
                 })
                 .collect();
-            let logits = self.logits(&self.run(&inputs, &mut caches));
-            let rows = logits.chunks_exact(self.decoder.config.vocab_size);
+            let logits = self.runner.logits(&self.runner.run(&inputs, &mut caches));
+            let rows = logits.chunks_exact(self.runner.decoder.config.vocab_size);
             for (i, row) in active.into_iter().zip(rows) {
                 self.extend(&mut answers[i], row, options);
             }
@@ -347,7 +349,7 @@ impl Generator {
     /// Adds the next token to an answer, or finishes it.
     fn extend(&self, answer: &mut Answer, logits: &[f32], options: &Options) {
         let length = answer.tokens.len();
-        let full = answer.prompt.len() + length >= self.decoder.config.max_positions;
+        let full = answer.prompt.len() + length >= self.runner.decoder.config.max_positions;
         let token = match options.sampling {
             Sampling::Greedy => greedy(logits),
             Sampling::Seeded {
@@ -363,6 +365,16 @@ impl Generator {
             answer.finish = Some(Finish::Length);
         } else {
             answer.tokens.push(token);
+        }
+    }
+}
+
+impl Runner {
+    fn new(decoder: Decoder, lora: Option<Lora>) -> Self {
+        Runner {
+            packed: PackedModel::new(&decoder),
+            adapter: lora.map(|lora| PackedAdapter::new(lora, &decoder)),
+            decoder,
         }
     }
 
@@ -382,53 +394,44 @@ impl Generator {
             vocabulary,
             false,
         );
+        self.decoder.cap_logits(&mut logits);
         logits
     }
 
     /// Runs tokens through all blocks, adding to the caches; returns the head's input.
     fn run(&self, inputs: &[Input], caches: &mut [Cache]) -> Vec<f32> {
         let decoder = &self.decoder;
-        let hidden = decoder.config.hidden_size;
-        let embed = decoder.weights.get(decoder.layout.embed);
-        let mut x = Vec::with_capacity(inputs.len() * hidden);
-        for input in inputs {
-            x.extend_from_slice(&embed[input.token as usize * hidden..][..hidden]);
-        }
+        let mut x = decoder.embed(inputs.iter().map(|input| input.token));
         for layer in 0..decoder.config.layers {
             self.block(layer, inputs, caches, &mut x);
         }
-        self.norm(decoder.layout.norm, &x)
-    }
-
-    fn norm(&self, weight: TensorId, x: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; x.len()];
-        let (isa, eps) = (self.decoder.isa(), self.decoder.config.norm_eps as f32);
-        norm::rms_norm(isa, x, self.decoder.weights.get(weight), eps, &mut out);
-        out
+        decoder.norm(decoder.layout.norm, &x)
     }
 
     fn block(&self, layer: usize, inputs: &[Input], caches: &mut [Cache], x: &mut [f32]) {
         let decoder = &self.decoder;
         let ids = &decoder.layout.layers[layer];
-        let pre = decoder.config.norm_placement == NormPlacement::Pre;
         let linear = |slot, x: &[f32]| self.linear(layer, slot, x);
 
-        let normed = pre.then(|| self.norm(ids.norms[0], x));
+        let norms = ids.attention_norms;
+        let normed = norms.before.map(|id| decoder.norm(id, x));
         let attended = self.attend(layer, inputs, caches, normed.as_deref().unwrap_or(x));
         let mut branch = linear(Slot::O, &attended);
-        if !pre {
-            branch = self.norm(ids.norms[0], &branch);
+        if let Some(id) = norms.after {
+            branch = decoder.norm(id, &branch);
         }
         elementwise::add(x, &branch);
 
-        let normed = pre.then(|| self.norm(ids.norms[1], x));
+        let norms = ids.mlp_norms;
+        let normed = norms.before.map(|id| decoder.norm(id, x));
         let input = normed.as_deref().unwrap_or(x);
         let (gate, up) = (linear(Slot::Gate, input), linear(Slot::Up, input));
         let mut product = vec![0.0; gate.len()];
-        elementwise::swiglu(decoder.isa(), &gate, &up, &mut product);
+        let activation = decoder.config.activation;
+        elementwise::gated(decoder.isa(), activation, &gate, &up, &mut product);
         let mut branch = linear(Slot::Down, &product);
-        if !pre {
-            branch = self.norm(ids.norms[1], &branch);
+        if let Some(id) = norms.after {
+            branch = decoder.norm(id, &branch);
         }
         elementwise::add(x, &branch);
     }
@@ -440,16 +443,18 @@ impl Generator {
         let mut k = self.linear(layer, Slot::K, x);
         let v = self.linear(layer, Slot::V, x);
         if let Some([q_norm, k_norm]) = decoder.layout.layers[layer].qk_norms {
-            q = self.norm(q_norm, &q);
-            k = self.norm(k_norm, &k);
+            q = decoder.norm(q_norm, &q);
+            k = decoder.norm(k_norm, &k);
         }
         let (width, kv_width) = (config.head_dim, config.kv_heads * config.head_dim);
         let q_width = config.heads * width;
         for (row, input) in inputs.iter().enumerate() {
             let q = q[row * q_width..][..q_width].chunks_exact_mut(width);
             let k = &mut k[row * kv_width..][..kv_width];
-            for head in q.chain(k.chunks_exact_mut(width)) {
-                decoder.rotary().rotate(head, input.position as u32, false);
+            if let Some(rotary) = decoder.rotary(layer) {
+                for head in q.chain(k.chunks_exact_mut(width)) {
+                    rotary.rotate(head, input.position as u32, false);
+                }
             }
             let cache = &mut caches[input.sequence];
             cache.keys[layer].extend_from_slice(k);
@@ -457,6 +462,7 @@ impl Generator {
         }
         let mut out = vec![0.0; q.len()];
         let group = config.heads / config.kv_heads;
+        let scoring = config.scoring(layer);
         out.par_chunks_mut(q_width)
             .zip(q.par_chunks(q_width))
             .zip(inputs)
@@ -474,6 +480,7 @@ impl Generator {
                         &values[start..],
                         input.position + 1,
                         kv_width,
+                        scoring,
                         &mut scores,
                         out,
                     );
@@ -609,6 +616,61 @@ fn sample(logits: &[f32], temperature: f64, top_p: f64, draw: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ml::tests::families::{Reference, folders};
+    use crate::ml::tests::{configs, random_decoder, random_lora, relative_error, sequence};
+
+    /// Logits of `tokens`, of which the first `prompt` are read at once, the others one by one.
+    fn logits(runner: &Runner, tokens: &[u32], prompt: usize) -> Vec<f32> {
+        let mut caches = [Cache::new(runner.decoder.config.layers)];
+        let inputs = tokens.iter().enumerate().map(|(position, token)| Input {
+            sequence: 0,
+            token: *token,
+            position,
+        });
+        let inputs: Vec<Input> = inputs.collect();
+        let (first, others) = inputs.split_at(prompt);
+        let mut logits = runner.logits(&runner.run(first, &mut caches));
+        for input in others {
+            logits.extend(runner.logits(&runner.run(&[*input], &mut caches)));
+        }
+        logits
+    }
+
+    #[test]
+    fn the_likeliest_tokens_are_those_of_transformers() {
+        for folder in folders() {
+            let reference = Reference::read(&folder);
+            let decoder = Decoder::open(&folder, Isa::detect()).unwrap();
+            let lora = reference.lora(&decoder);
+            let runner = Runner::new(decoder, Some(lora));
+            let theirs = reference.integers("greedy");
+            let prompt = &reference.integers("tokens")[..24];
+            let mut tokens: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
+            for _ in &theirs {
+                let all = logits(&runner, &tokens, 24);
+                let vocabulary = runner.decoder.config.vocab_size;
+                tokens.push(greedy(&all[all.len() - vocabulary..]));
+            }
+            let ours: Vec<i32> = tokens[24..].iter().map(|token| *token as i32).collect();
+            assert_eq!(ours, theirs, "{}", folder.display());
+        }
+    }
+
+    #[test]
+    fn going_on_from_a_cache_is_the_whole_forward_pass() {
+        for (name, config) in configs() {
+            let lora = random_lora(&config, 0.0);
+            let sequence = sequence(80, config.vocab_size, 0, 4);
+            let decoder = random_decoder(&config, Isa::detect());
+            let whole = decoder.logits(Some(&lora), &Batch::new([&sequence]));
+            let runner = Runner::new(decoder, Some(lora));
+            for prompt in [1, 50] {
+                let parts = logits(&runner, &sequence.tokens, prompt);
+                let error = relative_error(&parts, &whole);
+                assert!(error < 2e-6, "{name}: logits are off by {error:e}");
+            }
+        }
+    }
 
     #[test]
     fn sampling_keeps_to_the_nucleus_and_its_shares() {

@@ -73,7 +73,8 @@ impl Slot {
     fn has_bias(self, config: &ModelConfig) -> bool {
         match self.parent() {
             "mlp" => config.mlp_bias,
-            _ => config.attention_bias,
+            _ if self == Slot::O => config.o_bias,
+            _ => config.qkv_bias,
         }
     }
 }
@@ -103,13 +104,24 @@ pub struct LinearIds {
     pub bias: Option<TensorId>,
 }
 
+/// The norms of attention or of the MLP.
+#[derive(Debug, Clone, Copy)]
+pub struct BranchNorms {
+    /// Of its input.
+    pub before: Option<TensorId>,
+    /// Of its output.
+    pub after: Option<TensorId>,
+}
+
 /// The tensors of a block.
 #[derive(Debug, Clone)]
 pub struct LayerIds {
     /// By [`Slot`].
     pub linear: [LinearIds; 7],
-    /// Of attention and of the MLP.
-    pub norms: [TensorId; 2],
+    /// Around attention.
+    pub attention_norms: BranchNorms,
+    /// Around the MLP.
+    pub mlp_norms: BranchNorms,
     /// Of queries and keys.
     pub qk_norms: Option<[TensorId; 2]>,
 }
@@ -163,14 +175,15 @@ fn layer_ids(config: &ModelConfig, layer: usize, tensors: &mut Tensors) -> Layer
                 .then(|| tensors.push(format!("{module}.bias"), vec![outputs])),
         }
     });
-    let norm_names = match config.norm_placement {
-        NormPlacement::Pre => ["input_layernorm", "post_attention_layernorm"],
-        NormPlacement::Post => ["post_attention_layernorm", "post_feedforward_layernorm"],
-    };
+    let [attention_names, mlp_names] = norm_names(config.norm_placement);
     let mut norm = |name: &str, width: usize| {
         tensors.push(format!("model.layers.{layer}.{name}.weight"), vec![width])
     };
-    let norms = norm_names.map(|name| norm(name, config.hidden_size));
+    let mut around = |[before, after]: [Option<&str>; 2]| BranchNorms {
+        before: before.map(|name| norm(name, config.hidden_size)),
+        after: after.map(|name| norm(name, config.hidden_size)),
+    };
+    let (attention_norms, mlp_norms) = (around(attention_names), around(mlp_names));
     let widths = match config.qk_norm {
         QkNorm::None => None,
         QkNorm::Whole => Some([config.heads, config.kv_heads].map(|n| n * config.head_dim)),
@@ -179,7 +192,22 @@ fn layer_ids(config: &ModelConfig, layer: usize, tensors: &mut Tensors) -> Layer
     let qk_norms = widths.map(|[q, k]| [norm("self_attn.q_norm", q), norm("self_attn.k_norm", k)]);
     LayerIds {
         linear,
-        norms,
+        attention_norms,
+        mlp_norms,
         qk_norms,
+    }
+}
+
+/// Before and after attention, before and after the MLP.
+fn norm_names(placement: NormPlacement) -> [[Option<&'static str>; 2]; 2] {
+    const INPUT: Option<&str> = Some("input_layernorm");
+    const ATTENTION: Option<&str> = Some("post_attention_layernorm");
+    const BEFORE_MLP: Option<&str> = Some("pre_feedforward_layernorm");
+    const MLP: Option<&str> = Some("post_feedforward_layernorm");
+    match placement {
+        // What Llama calls "post attention" stands before the MLP.
+        NormPlacement::Pre => [[INPUT, None], [ATTENTION, None]],
+        NormPlacement::Post => [[None, ATTENTION], [None, MLP]],
+        NormPlacement::Both => [[INPUT, ATTENTION], [BEFORE_MLP, MLP]],
     }
 }

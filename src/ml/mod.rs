@@ -1,8 +1,8 @@
 //! Training and running open decoders on the CPU, with the same bits everywhere.
 //!
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
-//! [`tensors`] and [`layout`] read and write Hugging Face's files; [`model`]
-//! is the decoder with its hand-written backward pass and [`lora`] the
+//! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
+//! [`model`] is the decoder with its hand-written backward pass and [`lora`] the
 //! adapters on it; [`tokenizer`] and [`batch`] turn rows into tokens;
 //! [`train`] is the loop over a [`train::Core`], which is the decoder here or
 //! candle's automatic differentiation, and [`checkpoint`] what it goes on
@@ -15,6 +15,7 @@ pub mod batch;
 pub mod candle;
 pub mod checkpoint;
 pub mod config;
+pub mod family;
 pub mod generate;
 pub mod kernels;
 pub mod layout;

@@ -3,14 +3,15 @@
 //! Activations are row-major, one row a token; a batch is sequences packed one
 //! behind the other. The backward pass walks the forward pass line by line.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use super::batch::{Batch, IGNORE};
-use super::config::{ConfigError, ModelConfig, NormPlacement};
+use super::config::{ConfigError, ModelConfig};
 use super::kernels::attention::{self, Qkv, Saved, Shape};
 use super::kernels::elementwise::{self, Rotary};
 use super::kernels::{Isa, View, gemm, loss, norm};
-use super::layout::{Layout, LinearIds, Module, Slot};
+use super::layout::{BranchNorms, Layout, LinearIds, Module, Slot};
 use super::lora::{Lora, PairIds};
 use super::rng::Stream;
 use super::tensors::{TensorError, TensorId, Tensors, model_files};
@@ -26,7 +27,8 @@ pub struct Decoder {
     pub layout: Layout,
     /// All weights.
     pub weights: Tensors,
-    rotary: Rotary,
+    /// As [`ModelConfig::ropes`].
+    rotaries: Vec<Rotary>,
     isa: Isa,
 }
 
@@ -106,19 +108,11 @@ struct Block {
     mlp_output: Vec<f32>,
 }
 
-impl Block {
-    fn attention_input(&self) -> &[f32] {
-        match self.attention_input.is_empty() {
-            true => &self.input,
-            false => &self.attention_input,
-        }
-    }
-
-    fn mlp_input(&self) -> &[f32] {
-        match self.mlp_input.is_empty() {
-            true => &self.middle,
-            false => &self.mlp_input,
-        }
+/// A branch's normalized input, or the residual stream where there is no norm.
+fn or<'a>(normed: &'a [f32], stream: &'a [f32]) -> &'a [f32] {
+    match normed.is_empty() {
+        true => stream,
+        false => normed,
     }
 }
 
@@ -143,12 +137,14 @@ impl Decoder {
     /// A decoder with weights of zeros.
     pub fn zeros(config: ModelConfig, isa: Isa) -> Self {
         let (layout, weights) = Layout::new(&config);
-        let rotary = Rotary::new(config.max_positions, config.head_dim, config.rope_theta);
+        let (positions, width) = (config.max_positions, config.head_dim);
+        let ropes = config.ropes.iter();
+        let rotaries = ropes.map(|rope| Rotary::new(positions, width, rope.theta, rope.scaling));
         Decoder {
-            config,
             layout,
             weights,
-            rotary,
+            rotaries: rotaries.collect(),
+            config,
             isa,
         }
     }
@@ -160,7 +156,12 @@ impl Decoder {
             if tensor.name.ends_with(".bias") {
                 continue;
             } else if tensor.shape.len() == 1 {
-                tensor.data.fill(1.0);
+                let one = if decoder.config.norm_plus_one {
+                    0.0
+                } else {
+                    1.0
+                };
+                tensor.data.fill(one);
             } else {
                 Stream::new(seed, "init", 0, &tensor.name).normal(0.0, range, &mut tensor.data);
             }
@@ -171,7 +172,12 @@ impl Decoder {
     /// Opens a folder with `config.json` and safetensors.
     pub fn open(model: &Path, isa: Isa) -> Result<Self, ModelError> {
         let mut decoder = Self::zeros(ModelConfig::read(model)?, isa);
-        decoder.weights.read(&model_files(model)?)?;
+        let tied = decoder.config.tied;
+        // Older files hold the rotary frequencies too, and some the head twice.
+        let spare = |name: &str| {
+            name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+        };
+        decoder.weights.read_all(&model_files(model)?, spare)?;
         Ok(decoder)
     }
 
@@ -180,9 +186,10 @@ impl Decoder {
         self.isa
     }
 
-    /// The tables of the rotary embedding.
-    pub fn rotary(&self) -> &Rotary {
-        &self.rotary
+    /// The tables of a block's rotary embedding.
+    pub fn rotary(&self, layer: usize) -> Option<&Rotary> {
+        let rope = self.config.attention[layer].rope?;
+        Some(&self.rotaries[rope])
     }
 
     /// Multiply-adds a token takes in all linear layers and the head.
@@ -224,7 +231,29 @@ impl Decoder {
         let normed = View::new(&tape.normed, rows, self.config.hidden_size);
         let head = self.head_weight();
         gemm(self.isa, normed, head.t(), &mut logits, vocabulary, false);
+        self.cap_logits(&mut logits);
         logits
+    }
+
+    /// Caps logits where the model does.
+    pub fn cap_logits(&self, logits: &mut [f32]) {
+        if let Some(cap) = self.config.logit_cap {
+            elementwise::soft_cap(self.isa, logits, cap as f32);
+        }
+    }
+
+    /// The residual stream in front of the first block.
+    pub fn embed(&self, tokens: impl ExactSizeIterator<Item = u32>) -> Vec<f32> {
+        let hidden = self.config.hidden_size;
+        let embed = self.weights.get(self.layout.embed);
+        let mut x = Vec::with_capacity(tokens.len() * hidden);
+        for token in tokens {
+            x.extend_from_slice(&embed[token as usize * hidden..][..hidden]);
+        }
+        if let Some(factor) = self.config.embedding_scale() {
+            elementwise::scale(&mut x, factor);
+        }
+        x
     }
 
     fn head_weight(&self) -> View<'_> {
@@ -239,20 +268,14 @@ impl Decoder {
             batch,
             dropout,
         };
-        let hidden = self.config.hidden_size;
-        let embed = self.weights.get(self.layout.embed);
-        let mut x = Vec::with_capacity(batch.len() * hidden);
-        for token in &batch.tokens {
-            x.extend_from_slice(&embed[*token as usize * hidden..][..hidden]);
-        }
+        let mut x = self.embed(batch.tokens.iter().copied());
         let mut blocks = Vec::with_capacity(self.config.layers);
         for layer in 0..self.config.layers {
             let (block, output) = pass.block(layer, x);
             blocks.push(block);
             x = output;
         }
-        let mut normed = vec![0.0; x.len()];
-        self.norm(self.layout.norm, &x, &mut normed);
+        let normed = self.norm(self.layout.norm, &x);
         Tape {
             blocks,
             last: x,
@@ -260,9 +283,21 @@ impl Decoder {
         }
     }
 
-    fn norm(&self, weight: TensorId, x: &[f32], out: &mut [f32]) {
+    /// Normalized rows of the norm's width.
+    pub fn norm(&self, weight: TensorId, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len()];
         let eps = self.config.norm_eps as f32;
-        norm::rms_norm(self.isa, x, self.weights.get(weight), eps, out);
+        norm::rms_norm(self.isa, x, &self.norm_weight(weight), eps, &mut out);
+        out
+    }
+
+    /// What a norm multiplies with.
+    fn norm_weight(&self, weight: TensorId) -> Cow<'_, [f32]> {
+        let weight = self.weights.get(weight);
+        match self.config.norm_plus_one {
+            true => weight.iter().map(|w| 1.0 + w).collect(),
+            false => Cow::Borrowed(weight),
+        }
     }
 
     fn norm_backward(
@@ -275,7 +310,7 @@ impl Decoder {
         let eps = self.config.norm_eps as f32;
         let total = gradients.weights.as_deref_mut();
         let total = total.map(|weights| weights.get_mut(weight));
-        norm::rms_norm_backward(self.isa, x, self.weights.get(weight), eps, grad, total);
+        norm::rms_norm_backward(self.isa, x, &self.norm_weight(weight), eps, grad, total);
     }
 
     /// Loss of the batch, and the gradient of the head's input when gradients
@@ -307,7 +342,8 @@ impl Decoder {
             let mut logits = vec![0.0; n * vocabulary];
             let (view, head) = (View::new(&x, n, hidden), self.head_weight());
             gemm(self.isa, view, head.t(), &mut logits, vocabulary, false);
-            let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale);
+            let cap = self.config.logit_cap.map(|cap| cap as f32);
+            let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale, cap);
             loss.sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
             loss.tokens += n;
             let Some(gradients) = gradients.as_deref_mut() else {
@@ -348,6 +384,9 @@ impl Decoder {
         }
         if let Some(weights) = gradients.weights {
             let hidden = self.config.hidden_size;
+            if let Some(factor) = self.config.embedding_scale() {
+                elementwise::scale(&mut grad, factor);
+            }
             let embed = weights.get_mut(self.layout.embed);
             for (token, grad) in batch.tokens.iter().zip(grad.chunks_exact(hidden)) {
                 let row = &mut embed[*token as usize * hidden..][..hidden];
@@ -370,12 +409,33 @@ impl Pass<'_> {
         self.batch.len()
     }
 
-    fn shape(&self) -> Shape {
+    fn shape(&self, layer: usize) -> Shape {
         Shape {
             tokens: self.tokens(),
             heads: self.decoder.config.heads,
             kv_heads: self.decoder.config.kv_heads,
             width: self.decoder.config.head_dim,
+            scoring: self.decoder.config.scoring(layer),
+        }
+    }
+
+    /// Tables and positions for the queries and keys of a block.
+    fn rotary(&self, layer: usize) -> Option<(&Rotary, &[u32])> {
+        let rotary = self.decoder.rotary(layer)?;
+        Some((rotary, self.batch.positions.as_slice()))
+    }
+
+    /// A branch's input, normalized; empty when it is the residual stream itself.
+    fn before(&self, norms: BranchNorms, x: &[f32]) -> Vec<f32> {
+        let normed = norms.before.map(|id| self.decoder.norm(id, x));
+        normed.unwrap_or_default()
+    }
+
+    /// What a branch adds to the residual stream, and its output if that is normalized first.
+    fn after(&self, norms: BranchNorms, output: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+        match norms.after {
+            None => (output, Vec::new()),
+            Some(id) => (self.decoder.norm(id, &output), output),
         }
     }
 
@@ -383,46 +443,27 @@ impl Pass<'_> {
     fn block(&self, layer: usize, input: Vec<f32>) -> (Block, Vec<f32>) {
         let decoder = self.decoder;
         let ids = &decoder.layout.layers[layer];
-        let pre = decoder.config.norm_placement == NormPlacement::Pre;
-        let normed = |id: TensorId, x: &[f32]| {
-            let mut out = vec![0.0; x.len()];
-            decoder.norm(id, x, &mut out);
-            out
-        };
 
-        let attention_input = if pre {
-            normed(ids.norms[0], &input)
-        } else {
-            Vec::new()
-        };
-        let x = if pre { &attention_input } else { &input };
+        let attention_input = self.before(ids.attention_norms, &input);
+        let x = or(&attention_input, &input);
         let q = self.linear(layer, Slot::Q, x);
         let k = self.linear(layer, Slot::K, x);
         let v = self.linear(layer, Slot::V, x);
         let heads = self.split(layer, &q, &k, &v);
-        let (attended, lse) = self.attend(&heads);
-        let attention_output = self.linear(layer, Slot::O, &attended);
-        let mut middle = match pre {
-            true => attention_output.clone(),
-            false => normed(ids.norms[0], &attention_output),
-        };
+        let (attended, lse) = self.attend(layer, &heads);
+        let output = self.linear(layer, Slot::O, &attended);
+        let (mut middle, attention_output) = self.after(ids.attention_norms, output);
         elementwise::add(&mut middle, &input);
 
-        let mlp_input = if pre {
-            normed(ids.norms[1], &middle)
-        } else {
-            Vec::new()
-        };
-        let x = if pre { &mlp_input } else { &middle };
+        let mlp_input = self.before(ids.mlp_norms, &middle);
+        let x = or(&mlp_input, &middle);
         let gate = self.linear(layer, Slot::Gate, x);
         let up = self.linear(layer, Slot::Up, x);
         let mut product = vec![0.0; gate.len()];
-        elementwise::swiglu(decoder.isa, &gate, &up, &mut product);
-        let mlp_output = self.linear(layer, Slot::Down, &product);
-        let mut output = match pre {
-            true => mlp_output.clone(),
-            false => normed(ids.norms[1], &mlp_output),
-        };
+        let activation = decoder.config.activation;
+        elementwise::gated(decoder.isa, activation, &gate, &up, &mut product);
+        let output = self.linear(layer, Slot::Down, &product);
+        let (mut output, mlp_output) = self.after(ids.mlp_norms, output);
         elementwise::add(&mut output, &middle);
 
         let block = Block {
@@ -433,13 +474,13 @@ impl Pass<'_> {
             heads,
             lse,
             attended,
-            attention_output: if pre { Vec::new() } else { attention_output },
+            attention_output,
             middle,
             mlp_input,
             gate,
             up,
             product,
-            mlp_output: if pre { Vec::new() } else { mlp_output },
+            mlp_output,
         };
         (block, output)
     }
@@ -449,80 +490,88 @@ impl Pass<'_> {
         &self,
         layer: usize,
         mut block: Block,
-        grad: Vec<f32>,
+        mut grad: Vec<f32>,
+        gradients: &mut Gradients<'_>,
+    ) -> Vec<f32> {
+        let dx = self.mlp_backward(layer, &mut block, &grad, gradients);
+        elementwise::add(&mut grad, &dx);
+        let dx = self.attention_backward(layer, &block, &grad, gradients);
+        elementwise::add(&mut grad, &dx);
+        grad
+    }
+
+    /// The gradient of the MLP's input, its norms included, from that of the block's output.
+    fn mlp_backward(
+        &self,
+        layer: usize,
+        block: &mut Block,
+        grad: &[f32],
         gradients: &mut Gradients<'_>,
     ) -> Vec<f32> {
         let decoder = self.decoder;
-        let norms = decoder.layout.layers[layer].norms;
-        let post = decoder.config.norm_placement == NormPlacement::Post;
-
-        let mut branch = grad.clone();
-        if post {
-            decoder.norm_backward(norms[1], &block.mlp_output, &mut branch, gradients);
+        let norms = decoder.layout.layers[layer].mlp_norms;
+        let mut branch = grad.to_vec();
+        if let Some(id) = norms.after {
+            decoder.norm_backward(id, &block.mlp_output, &mut branch, gradients);
         }
-        let mut product = vec![0.0; block.product.len()];
-        self.linear_backward(
-            layer,
-            Slot::Down,
-            &block.product,
-            &branch,
-            &mut product,
-            gradients,
-        );
-        let (mut gate, mut up) = (
-            std::mem::take(&mut block.gate),
-            std::mem::take(&mut block.up),
-        );
-        elementwise::swiglu_backward(decoder.isa, &mut gate, &mut up, &product);
-        let x = block.mlp_input();
+        let x = &block.product;
+        let mut product = vec![0.0; x.len()];
+        self.linear_backward(layer, Slot::Down, x, &branch, &mut product, gradients);
+        let mut gate = std::mem::take(&mut block.gate);
+        let mut up = std::mem::take(&mut block.up);
+        let activation = decoder.config.activation;
+        elementwise::gated_backward(decoder.isa, activation, &mut gate, &mut up, &product);
+        let x = or(&block.mlp_input, &block.middle);
         let mut dx = vec![0.0; x.len()];
         self.linear_backward(layer, Slot::Gate, x, &gate, &mut dx, gradients);
         self.linear_backward(layer, Slot::Up, x, &up, &mut dx, gradients);
-        if !post {
-            decoder.norm_backward(norms[1], &block.middle, &mut dx, gradients);
+        if let Some(id) = norms.before {
+            decoder.norm_backward(id, &block.middle, &mut dx, gradients);
         }
-        let mut grad = grad;
-        elementwise::add(&mut grad, &dx);
+        dx
+    }
 
-        let mut branch = grad.clone();
-        if post {
-            decoder.norm_backward(norms[0], &block.attention_output, &mut branch, gradients);
+    /// The gradient of attention's input, its norms included, from that of its output.
+    fn attention_backward(
+        &self,
+        layer: usize,
+        block: &Block,
+        grad: &[f32],
+        gradients: &mut Gradients<'_>,
+    ) -> Vec<f32> {
+        let decoder = self.decoder;
+        let norms = decoder.layout.layers[layer].attention_norms;
+        let mut branch = grad.to_vec();
+        if let Some(id) = norms.after {
+            decoder.norm_backward(id, &block.attention_output, &mut branch, gradients);
         }
-        let mut attended = vec![0.0; block.attended.len()];
-        self.linear_backward(
-            layer,
-            Slot::O,
-            &block.attended,
-            &branch,
-            &mut attended,
-            gradients,
-        );
-        let [q, k, v] = self.attend_backward(layer, &block, &attended, gradients);
-        let x = block.attention_input();
+        let x = &block.attended;
+        let mut attended = vec![0.0; x.len()];
+        self.linear_backward(layer, Slot::O, x, &branch, &mut attended, gradients);
+        let [q, k, v] = self.attend_backward(layer, block, &attended, gradients);
+        let x = or(&block.attention_input, &block.input);
         let mut dx = vec![0.0; x.len()];
         self.linear_backward(layer, Slot::Q, x, &q, &mut dx, gradients);
         self.linear_backward(layer, Slot::K, x, &k, &mut dx, gradients);
         self.linear_backward(layer, Slot::V, x, &v, &mut dx, gradients);
-        if !post {
-            decoder.norm_backward(norms[0], &block.input, &mut dx, gradients);
+        if let Some(id) = norms.before {
+            decoder.norm_backward(id, &block.input, &mut dx, gradients);
         }
-        elementwise::add(&mut grad, &dx);
-        grad
+        dx
     }
 
     /// Normalizes and rotates queries and keys, and puts all three heads first.
     fn split(&self, layer: usize, q: &[f32], k: &[f32], v: &[f32]) -> [Vec<f32>; 3] {
         let decoder = self.decoder;
         let (tokens, width) = (self.tokens(), decoder.config.head_dim);
-        let rotary = Some((&decoder.rotary, self.batch.positions.as_slice()));
+        let rotary = self.rotary(layer);
         let norms = decoder.layout.layers[layer].qk_norms;
         let split = |x: &[f32], id: Option<TensorId>, rotary| {
             let mut out = vec![0.0; x.len()];
             match id {
                 None => elementwise::split_heads(x, tokens, width, rotary, &mut out),
                 Some(id) => {
-                    let mut normed = vec![0.0; x.len()];
-                    decoder.norm(id, x, &mut normed);
+                    let normed = decoder.norm(id, x);
                     elementwise::split_heads(&normed, tokens, width, rotary, &mut out);
                 }
             }
@@ -536,8 +585,8 @@ impl Pass<'_> {
     }
 
     /// Attended values, tokens first, and the log-sum-exp of the scores.
-    fn attend(&self, [q, k, v]: &[Vec<f32>; 3]) -> (Vec<f32>, Vec<f32>) {
-        let shape = self.shape();
+    fn attend(&self, layer: usize, [q, k, v]: &[Vec<f32>; 3]) -> (Vec<f32>, Vec<f32>) {
+        let shape = self.shape(layer);
         let mut heads = vec![0.0; q.len()];
         let mut lse = vec![0.0; shape.heads * shape.tokens];
         let sequences = &self.batch.sequences;
@@ -556,7 +605,7 @@ impl Pass<'_> {
         grad: &[f32],
         gradients: &mut Gradients<'_>,
     ) -> [Vec<f32>; 3] {
-        let (decoder, shape) = (self.decoder, self.shape());
+        let (decoder, shape) = (self.decoder, self.shape(layer));
         let isa = decoder.isa;
         let mut delta = vec![0.0; block.lse.len()];
         attention::output_dot_gradient(isa, shape, &block.attended, grad, &mut delta);
@@ -572,7 +621,7 @@ impl Pass<'_> {
         let sequences = &self.batch.sequences;
         let qkv = Qkv { q, k, v };
         attention::attention_backward(isa, shape, qkv, sequences, saved, &mut dq, &mut dk, &mut dv);
-        let rotary = Some((&decoder.rotary, self.batch.positions.as_slice()));
+        let rotary = self.rotary(layer);
         let mut merge = |heads: &[f32], rotary, norm: Option<(TensorId, &[f32])>| {
             let mut out = vec![0.0; heads.len()];
             elementwise::merge_heads(heads, shape.tokens, shape.width, rotary, &mut out);

@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, IGNORE, Sequence};
-use super::config::{Family, ModelConfig, NormPlacement, QkNorm};
+use super::config::{Family, LayerAttention, ModelConfig, NormPlacement, QkNorm, Sizes};
 use super::kernels::Isa;
+use super::kernels::elementwise::RotaryScaling;
 use super::lora::{ALL_LINEAR, Lora, LoraConfig};
 use super::model::{Decoder, Dropout, Gradients, Loss};
 use super::rng::Stream;
 use super::tensors::Tensors;
 
-/// A small decoder of a family, with key/value heads shared by query heads.
+/// Against torch, with the files beside `tests/interop/families.py`.
+pub mod families;
+
+/// A small decoder of a family, with key/value heads shared by query heads,
+/// windows shorter than the sequences, and caps that are felt.
 pub fn config(family: Family) -> ModelConfig {
-    ModelConfig {
-        family,
+    let mut config = family.config(Sizes {
         vocab_size: 67,
         hidden_size: 24,
         intermediate_size: 40,
@@ -22,39 +26,67 @@ pub fn config(family: Family) -> ModelConfig {
         kv_heads: 2,
         head_dim: 6,
         max_positions: 96,
-        norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        tied: false,
-        attention_bias: false,
-        mlp_bias: false,
-        norm_placement: family.norm_placement(),
-        qk_norm: family.qk_norm(),
+    });
+    config.tied = false;
+    config.query_scalar = config.query_scalar.map(|_| 8.0);
+    config.attention_cap = config.attention_cap.map(|_| 3.0);
+    config.logit_cap = config.logit_cap.map(|_| 4.0);
+    for layer in &mut config.attention {
+        layer.window = layer.window.map(|_| 20);
+    }
+    match family {
+        Family::Gemma3 => config.attention[1] = full(0),
+        Family::SmolLm3 => config.attention[0].rope = None,
+        Family::Qwen2 => config.attention[1].window = Some(70),
+        _ => {}
+    }
+    config
+}
+
+/// Attention to everything, with the rotary embedding of that number.
+fn full(rope: usize) -> LayerAttention {
+    LayerAttention {
+        window: None,
+        rope: Some(rope),
     }
 }
 
-/// Every switch in one position or another.
-fn configs() -> Vec<(&'static str, ModelConfig)> {
-    let biased = ModelConfig {
-        attention_bias: true,
+/// Every family, and every other switch in one position or another.
+pub fn configs() -> Vec<(&'static str, ModelConfig)> {
+    let mut biased = ModelConfig {
+        qkv_bias: true,
+        o_bias: true,
         mlp_bias: true,
         tied: true,
         ..config(Family::Llama)
     };
-    let per_head = ModelConfig {
+    biased.ropes[0].scaling = RotaryScaling::Linear { factor: 3.0 };
+    let mut per_head = ModelConfig {
         qk_norm: QkNorm::PerHead,
         norm_placement: NormPlacement::Pre,
         ..config(Family::Olmo2)
     };
-    vec![
-        ("olmo2", config(Family::Olmo2)),
-        ("llama", config(Family::Llama)),
+    per_head.ropes[0].scaling = RotaryScaling::Llama3 {
+        factor: 8.0,
+        low: 1.0,
+        high: 4.0,
+        original: 200,
+    };
+    let tied = ModelConfig {
+        tied: true,
+        ..config(Family::Gemma2)
+    };
+    let mut all = vec![
         ("biases, tied", biased),
         ("norm per head", per_head),
-    ]
+        ("gemma2, tied", tied),
+    ];
+    all.extend(Family::ALL.map(|family| (family.name(), config(family))));
+    all
 }
 
 /// A decoder whose every weight is random, norms and biases too.
-fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
+pub fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
     let mut decoder = Decoder::init(config.clone(), 3, 0.3, isa);
     for tensor in decoder.weights.iter_mut().filter(|t| t.shape.len() == 1) {
         Stream::new(5, "test", 0, &tensor.name).normal(1.0, 0.3, &mut tensor.data);
@@ -63,7 +95,7 @@ fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
 }
 
 /// An adapter on every linear layer whose B is not zero.
-fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
+pub fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
     let wanted = LoraConfig {
         rank: 3,
         alpha: 5.0,
@@ -79,7 +111,7 @@ fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
     lora
 }
 
-fn sequence(length: usize, vocabulary: usize, first: usize, seed: u64) -> Sequence {
+pub fn sequence(length: usize, vocabulary: usize, first: usize, seed: u64) -> Sequence {
     let stream = Stream::new(seed, "tokens", 0, "");
     let token = |i: usize| stream.u32(i as u64) % vocabulary as u32;
     Sequence {
@@ -115,7 +147,7 @@ fn all_gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensor
     (loss, weights, pairs)
 }
 
-fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
+pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
     let square = |x: f64| x * x;
     let pairs = ours.iter().zip(theirs);
     let error: f64 = pairs.map(|(a, b)| square(f64::from(a - b))).sum();
@@ -215,7 +247,7 @@ mod against_candle {
                         rms_norm_eps: config.norm_eps,
                         hidden_act: candle_nn::Activation::Silu,
                         max_position_embeddings: config.max_positions,
-                        rope_theta: config.rope_theta,
+                        rope_theta: config.ropes[0].theta,
                         tie_word_embeddings: false,
                         clip_qkv: None,
                     };
@@ -232,7 +264,7 @@ mod against_candle {
                         num_key_value_heads: config.kv_heads,
                         use_flash_attn: false,
                         rms_norm_eps: config.norm_eps,
-                        rope_theta: config.rope_theta as f32,
+                        rope_theta: config.ropes[0].theta as f32,
                         bos_token_id: None,
                         eos_token_id: None,
                         rope_scaling: None,
@@ -244,6 +276,7 @@ mod against_candle {
                     let model = llama::Llama::load(weights, &config).unwrap();
                     model.forward(&tokens, 0, &mut cache).unwrap()
                 }
+                _ => unreachable!("two families are compared"),
             };
             let theirs: Vec<f32> = theirs.flatten_all().unwrap().to_vec1().unwrap();
             let error = relative_error(ours, &theirs);
@@ -590,4 +623,25 @@ mod resumed {
         run(&mut Witness::default(), Some(&mut place)).unwrap();
         assert!(!folder.path().join("training.state").exists());
     }
+}
+
+/// `pipelines/quickstart.lock` stands on these bits.
+#[test]
+fn the_bits_of_olmo_and_llama_are_what_they_were() {
+    use crate::hash::Digest;
+    let digest = |family| {
+        let config = config(family);
+        let decoder = random_decoder(&config, Isa::detect());
+        let lora = random_lora(&config, 0.1);
+        let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+        let values = weights.iter().chain(pairs.iter()).flat_map(|t| &t.data);
+        let mut bytes: Vec<u8> = values.flat_map(|x| x.to_le_bytes()).collect();
+        bytes.extend(loss.sum.to_le_bytes());
+        Digest::of(&bytes).to_string()
+    };
+    let digests = [Family::Olmo2, Family::Llama].map(digest);
+    insta::assert_snapshot!(digests.join("\n"), @r"
+    e35bd53dfb51196c3e099fc119ae9cbb7ef3b90fcb3e9be58801d5da142abca2
+    b2c1e8f4ab4b2305167c5a1eea538cce019c2db118fc696bfe92c582286b93dc
+    ");
 }

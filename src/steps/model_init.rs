@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
-use crate::ml::config::{Family, ModelConfig};
+use crate::ml::config::{Family, ModelConfig, Sizes};
 use crate::ml::kernels::Isa;
 use crate::ml::model::Decoder;
 use crate::ml::tokenizer::Tokenizer;
@@ -64,6 +64,34 @@ enum ModelType {
     Olmo2,
     /// Llama: norms before attention and MLP.
     Llama,
+    /// Mistral: like Llama, with a sliding window of 4096 tokens.
+    Mistral,
+    /// Qwen 2: like Llama, with biases for queries, keys and values.
+    Qwen2,
+    /// Qwen 3: like Llama, with queries and keys normalized head by head.
+    Qwen3,
+    /// SmolLM 3: like Llama, with every fourth block ignorant of positions.
+    SmolLm3,
+    /// Gemma 2: norms on both sides, soft caps, a sliding window in every other block.
+    Gemma2,
+    /// Gemma 3: norms on both sides, two rotary bases, a sliding window in five of six blocks.
+    #[serde(rename = "gemma3_text")]
+    Gemma3,
+}
+
+impl From<ModelType> for Family {
+    fn from(name: ModelType) -> Self {
+        match name {
+            ModelType::Olmo2 => Family::Olmo2,
+            ModelType::Llama => Family::Llama,
+            ModelType::Mistral => Family::Mistral,
+            ModelType::Qwen2 => Family::Qwen2,
+            ModelType::Qwen3 => Family::Qwen3,
+            ModelType::SmolLm3 => Family::SmolLm3,
+            ModelType::Gemma2 => Family::Gemma2,
+            ModelType::Gemma3 => Family::Gemma3,
+        }
+    }
 }
 
 fn default_hidden_size() -> usize {
@@ -100,12 +128,7 @@ fn default_range() -> f64 {
 
 impl Params {
     fn config(&self, vocab_size: usize) -> ModelConfig {
-        let family = match self.model_type {
-            ModelType::Olmo2 => Family::Olmo2,
-            ModelType::Llama => Family::Llama,
-        };
-        ModelConfig {
-            family,
+        let mut config = Family::from(self.model_type).config(Sizes {
             vocab_size,
             hidden_size: self.hidden_size,
             intermediate_size: self.intermediate_size,
@@ -114,14 +137,11 @@ impl Params {
             kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
             head_dim: self.hidden_size / self.num_attention_heads.max(1),
             max_positions: self.max_position_embeddings,
-            norm_eps: self.rms_norm_eps,
-            rope_theta: self.rope_theta,
-            tied: self.tie_word_embeddings,
-            attention_bias: false,
-            mlp_bias: false,
-            norm_placement: family.norm_placement(),
-            qk_norm: family.qk_norm(),
-        }
+        });
+        config.norm_eps = self.rms_norm_eps;
+        config.ropes[0].theta = self.rope_theta;
+        config.tied = self.tie_word_embeddings;
+        config
     }
 }
 

@@ -1,4 +1,7 @@
-//! Operations without long sums: addition, SwiGLU, rotary embedding with the change of layout, dropout, AdamW.
+//! Operations without long sums: addition, gated activations, soft caps, rotary
+//! embedding with the change of layout, dropout, AdamW.
+
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
@@ -45,12 +48,43 @@ pub fn add_columns(x: &[f32], total: &mut [f32]) {
     }
 }
 
-/// silu(gate) · up.
-pub fn swiglu(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+/// What the gate of an MLP passes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x · sigmoid(x); the MLP is then called SwiGLU.
+    Silu,
+    /// GELU in its tanh form; the MLP is then called GeGLU.
+    GeluTanh,
+}
+
+/// activation(gate) · up.
+pub fn gated(isa: Isa, activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    let forward = match activation {
+        Activation::Silu => swiglu_forward,
+        Activation::GeluTanh => geglu_forward,
+    };
     out.par_chunks_mut(CHUNK)
         .zip(gate.par_chunks(CHUNK))
         .zip(up.par_chunks(CHUNK))
-        .for_each(|((out, gate), up)| swiglu_forward(isa, gate, up, out));
+        .for_each(|((out, gate), up)| forward(isa, gate, up, out));
+}
+
+/// Replaces `gate` and `up` by their gradients, given that of the output.
+pub fn gated_backward(
+    isa: Isa,
+    activation: Activation,
+    gate: &mut [f32],
+    up: &mut [f32],
+    grad: &[f32],
+) {
+    let gradients = match activation {
+        Activation::Silu => swiglu_gradients,
+        Activation::GeluTanh => geglu_gradients,
+    };
+    gate.par_chunks_mut(CHUNK)
+        .zip(up.par_chunks_mut(CHUNK))
+        .zip(grad.par_chunks(CHUNK))
+        .for_each(|((gate, up), grad)| gradients(isa, gate, up, grad));
 }
 
 dispatched! {
@@ -61,14 +95,6 @@ dispatched! {
             out[i] = gate[i] * lanes::sigmoid(gate[i]) * up[i];
         }
     }
-}
-
-/// Replaces `gate` and `up` by their gradients, given that of the output.
-pub fn swiglu_backward(isa: Isa, gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
-    gate.par_chunks_mut(CHUNK)
-        .zip(up.par_chunks_mut(CHUNK))
-        .zip(grad.par_chunks(CHUNK))
-        .for_each(|((gate, up), grad)| swiglu_gradients(isa, gate, up, grad));
 }
 
 dispatched! {
@@ -84,50 +110,169 @@ dispatched! {
     }
 }
 
-/// Cosines and sines of the rotary embedding, [positions, width / 2].
+/// The two constants of GELU's tanh form, ½x(1 + tanh(√(2/π)(x + 0.044715 x³))),
+/// doubled because ½(1 + tanh u) = sigmoid(2u).
+const GELU: [f32; 2] = [1.595_769, 0.044_715];
+
+dispatched! {
+    fn geglu_forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (gate, up) = (&gate[..n], &up[..n]);
+        for i in 0..n {
+            let x = gate[i];
+            let inner = GELU[0] * x * (GELU[1] * x).mul_add(x, 1.0);
+            out[i] = x * lanes::sigmoid(inner) * up[i];
+        }
+    }
+}
+
+dispatched! {
+    fn geglu_gradients(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
+        let n = grad.len();
+        let (gate, up) = (&mut gate[..n], &mut up[..n]);
+        for i in 0..n {
+            let x = gate[i];
+            let inner = GELU[0] * x * (GELU[1] * x).mul_add(x, 1.0);
+            let slope = GELU[0] * (3.0 * GELU[1] * x).mul_add(x, 1.0);
+            let sigmoid = lanes::sigmoid(inner);
+            let gelu = x * sigmoid;
+            gate[i] = grad[i] * up[i] * (sigmoid + gelu * (1.0 - sigmoid) * slope);
+            up[i] = grad[i] * gelu;
+        }
+    }
+}
+
+/// x ← cap · tanh(x / cap).
+pub fn soft_cap(isa: Isa, x: &mut [f32], cap: f32) {
+    x.par_chunks_mut(CHUNK)
+        .for_each(|x| soft_cap_part(isa, x, cap));
+}
+
+dispatched! {
+    /// [`soft_cap`] on one thread.
+    pub fn soft_cap_part(x: &mut [f32], cap: f32) {
+        for x in x {
+            *x = cap * lanes::tanh(*x / cap);
+        }
+    }
+}
+
+dispatched! {
+    /// The gradient of the `capped` numbers → that of the numbers before, on one thread.
+    pub fn soft_cap_gradient(grad: &mut [f32], capped: &[f32], cap: f32) {
+        let n = grad.len();
+        let capped = &capped[..n];
+        for i in 0..n {
+            let tanh = capped[i] / cap;
+            grad[i] *= 1.0 - tanh * tanh;
+        }
+    }
+}
+
+/// How the frequencies of a rotary embedding are stretched for longer contexts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RotaryScaling {
+    /// Not at all.
+    None,
+    /// All are divided by the same factor (Chen et al., 2023).
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Low ones are divided, high ones kept, those between interpolated (Llama 3.1).
+    Llama3 {
+        /// What low frequencies are divided by.
+        factor: f64,
+        /// Turns in the original context below which a frequency is low.
+        low: f64,
+        /// Turns in the original context above which a frequency is high.
+        high: f64,
+        /// The original context.
+        original: usize,
+    },
+}
+
+impl RotaryScaling {
+    /// Scales one frequency, in f32 as the reference models do.
+    fn apply(self, frequency: f32) -> f32 {
+        match self {
+            RotaryScaling::None => frequency,
+            RotaryScaling::Linear { factor } => frequency / factor as f32,
+            RotaryScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                let context = original as f32;
+                let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+                if wavelength > context / low as f32 {
+                    frequency / factor as f32
+                } else if wavelength < context / high as f32 {
+                    frequency
+                } else {
+                    let smooth = (context / wavelength - low as f32) / (high - low) as f32;
+                    (1.0 - smooth) * frequency / factor as f32 + smooth * frequency
+                }
+            }
+        }
+    }
+}
+
+/// Positions whose cosines and sines are made at once.
+const POSITIONS: usize = 256;
+
+/// Cosines and sines of the rotary embedding, made when they are first asked
+/// for: a model with a long context costs no more than what is used of it.
 pub struct Rotary {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    half: usize,
+    frequencies: Vec<f32>,
+    /// By block of positions, [positions, cosines and sines, width / 2].
+    tables: Vec<OnceLock<Vec<f32>>>,
 }
 
 impl Rotary {
     /// Tables for `positions` positions of heads of `width` (Su et al., 2021,
     /// in the half-split form of GPT-NeoX).
-    pub fn new(positions: usize, width: usize, theta: f64) -> Self {
-        let half = width / 2;
-        let mut rotary = Rotary {
-            cos: Vec::with_capacity(positions * half),
-            sin: Vec::with_capacity(positions * half),
-            half,
-        };
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| 1.0 / libm::pow(theta, 2.0 * i as f64 / width as f64) as f32)
-            .collect();
-        for position in 0..positions {
-            for frequency in &frequencies {
+    pub fn new(positions: usize, width: usize, theta: f64, scaling: RotaryScaling) -> Self {
+        let frequency = |i| 1.0 / libm::pow(theta, 2.0 * i as f64 / width as f64) as f32;
+        let frequencies = (0..width / 2).map(|i| scaling.apply(frequency(i)));
+        let blocks = 0..positions.div_ceil(POSITIONS);
+        Rotary {
+            frequencies: frequencies.collect(),
+            tables: blocks.map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    fn table(&self, block: usize) -> Vec<f32> {
+        let half = self.frequencies.len();
+        let mut table = vec![0.0; POSITIONS * 2 * half];
+        for (i, row) in table.chunks_exact_mut(2 * half).enumerate() {
+            let position = (block * POSITIONS + i) as f32;
+            let (cos, sin) = row.split_at_mut(half);
+            for (i, frequency) in self.frequencies.iter().enumerate() {
                 // The angle is rounded to f32 as in the reference models.
-                let (sin, cos) = libm::sincos(f64::from(position as f32 * frequency));
-                rotary.cos.push(cos as f32);
-                rotary.sin.push(sin as f32);
+                let (s, c) = libm::sincos(f64::from(position * frequency));
+                (cos[i], sin[i]) = (c as f32, s as f32);
             }
         }
-        rotary
+        table
     }
 
     /// Cosines and sines at a position, each [width / 2].
     pub fn at(&self, position: u32) -> (&[f32], &[f32]) {
-        let start = position as usize * self.half;
-        let part = start..start + self.half;
-        (&self.cos[part.clone()], &self.sin[part])
+        let (block, row) = (position as usize / POSITIONS, position as usize % POSITIONS);
+        let table = self.tables[block].get_or_init(|| self.table(block));
+        let half = self.frequencies.len();
+        table[row * 2 * half..][..2 * half].split_at(half)
     }
 
     /// Rotates one head of one token; `back` turns the other way.
     pub fn rotate(&self, head: &mut [f32], position: u32, back: bool) {
         let (cos, sin) = self.at(position);
         let sign = if back { -1.0 } else { 1.0 };
-        let (first, second) = head.split_at_mut(self.half);
-        for i in 0..self.half {
+        let half = cos.len();
+        let (first, second) = head.split_at_mut(half);
+        for i in 0..half {
             let (a, b, s) = (first[i], second[i], sin[i] * sign);
             first[i] = a * cos[i] - b * s;
             second[i] = b * cos[i] + a * s;
@@ -256,5 +401,102 @@ pub fn sum_of_squares(isa: Isa, x: &[f32]) -> f64 {
 dispatched! {
     fn squares(x: &[f32]) -> f32 {
         lanes::dot(x, x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// -6 to 6 in small steps.
+    fn numbers() -> Vec<f32> {
+        (-600..=600).map(|i| i as f32 * 0.01).collect()
+    }
+
+    fn slope(f: impl Fn(f64) -> f64, x: f32) -> f64 {
+        let x = f64::from(x);
+        (f(x + 1e-5) - f(x - 1e-5)) / 2e-5
+    }
+
+    fn close(name: &str, x: f32, found: f32, wanted: f64) {
+        let error = (f64::from(found) - wanted).abs() / wanted.abs().max(1.0);
+        assert!(error < 2e-6, "{name}({x}): {found} for {wanted}");
+    }
+
+    #[test]
+    fn gates_agree_with_their_definitions_and_their_slopes() {
+        let silu = |x: f64| x / (1.0 + (-x).exp());
+        let gelu = |x: f64| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        };
+        for activation in [Activation::Silu, Activation::GeluTanh] {
+            let f = match activation {
+                Activation::Silu => silu,
+                Activation::GeluTanh => gelu,
+            };
+            let gate = numbers();
+            let (up, grad) = (vec![2.0; gate.len()], vec![3.0; gate.len()]);
+            let mut out = vec![0.0; gate.len()];
+            gated(Isa::detect(), activation, &gate, &up, &mut out);
+            let (mut dgate, mut dup) = (gate.clone(), up);
+            gated_backward(Isa::detect(), activation, &mut dgate, &mut dup, &grad);
+            for (i, x) in gate.into_iter().enumerate() {
+                close("gate", x, out[i], 2.0 * f(f64::from(x)));
+                close("slope", x, dgate[i], 6.0 * slope(f, x));
+                close("other slope", x, dup[i], 3.0 * f(f64::from(x)));
+            }
+        }
+    }
+
+    #[test]
+    fn soft_caps_agree_with_their_definition_and_their_slopes() {
+        let cap = |x: f64| 2.5 * (x / 2.5).tanh();
+        let (before, isa) = (numbers(), Isa::detect());
+        let mut capped = before.clone();
+        soft_cap(isa, &mut capped, 2.5);
+        let mut grad = vec![3.0; before.len()];
+        soft_cap_gradient(isa, &mut grad, &capped, 2.5);
+        for (i, x) in before.into_iter().enumerate() {
+            close("cap", x, capped[i], cap(f64::from(x)));
+            close("slope", x, grad[i], 3.0 * slope(cap, x));
+        }
+    }
+
+    #[test]
+    fn a_rotary_table_does_not_depend_on_what_was_asked_before() {
+        let new = || Rotary::new(1000, 8, 1e4, RotaryScaling::None);
+        let (forwards, backwards) = (new(), new());
+        for position in 0..1000 {
+            forwards.at(position);
+            backwards.at(999 - position);
+        }
+        for position in 0..1000 {
+            assert_eq!(forwards.at(position), backwards.at(position));
+        }
+        let (cos, sin) = forwards.at(700);
+        assert!((f64::from(cos[0]) - 700f64.cos()).abs() < 1e-7);
+        assert!((f64::from(sin[1]) - 70f64.sin()).abs() < 1e-5);
+    }
+
+    #[test]
+    fn scaled_frequencies_are_those_of_the_reference() {
+        let frequencies = |scaling| Rotary::new(1, 8, 1e4, scaling).frequencies;
+        let linear = RotaryScaling::Linear { factor: 4.0 };
+        assert_eq!(frequencies(linear), [0.25, 0.025, 0.0025, 0.00025]);
+        let llama3 = RotaryScaling::Llama3 {
+            factor: 8.0,
+            low: 1.0,
+            high: 4.0,
+            original: 200,
+        };
+        // Wavelengths 6.3 (high), 63 (between), 628 and 6283 (low).
+        let [high, between, low, lowest] = frequencies(llama3)[..] else {
+            panic!("four frequencies")
+        };
+        let smooth = (200.0 / 62.831_85 - 1.0) / 3.0;
+        let wanted = (1.0 - smooth) * 0.1 / 8.0 + smooth * 0.1;
+        assert!((between - wanted).abs() < 1e-7, "{between}");
+        assert_eq!([high, low, lowest], [1.0, 0.01 / 8.0, 0.001 / 8.0]);
     }
 }
