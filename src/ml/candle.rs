@@ -326,7 +326,7 @@ impl Graph<'_> {
         };
         let x = self.drop(lora, Module { layer, slot }, x)?;
         let (a, b) = (self.vars[pair.a.index()], self.vars[pair.b.index()]);
-        let low = (x.matmul(&a.t()?)? * f64::from(lora.config.scale()))?;
+        let low = (x.matmul(&a.t()?)? * f64::from(pair.scale))?;
         y + low.matmul(&b.t()?)?
     }
 

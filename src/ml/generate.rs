@@ -151,6 +151,7 @@ struct PackedAdapter {
 struct PackedPair {
     a: Packed,
     b: Packed,
+    scale: f32,
 }
 
 /// Keys and values of one sequence, by block: [positions, kv heads · width].
@@ -521,7 +522,7 @@ impl Runner {
                 rank,
                 false,
             );
-            elementwise::scale(&mut low, adapter.lora.config.scale());
+            elementwise::scale(&mut low, pair.scale);
             gemm_packed(
                 isa,
                 View::new(&low, rows, rank),
@@ -553,15 +554,16 @@ impl PackedModel {
 
 impl PackedAdapter {
     fn new(lora: Lora, decoder: &Decoder) -> Self {
-        let rank = lora.config.rank;
         let pack = |layer, slot: Slot| {
             let pair = lora.pair(layer, slot)?;
+            let rank = pair.rank;
             let (outputs, inputs) = slot.size(&decoder.config);
             let a = View::new(lora.tensors.get(pair.a), rank, inputs);
             let b = View::new(lora.tensors.get(pair.b), outputs, rank);
             Some(PackedPair {
                 a: Packed::new(a.t()),
                 b: Packed::new(b.t()),
+                scale: pair.scale,
             })
         };
         let layers = (0..decoder.config.layers)

@@ -5,10 +5,10 @@
 use super::config::ModelConfig;
 use super::layout::{Module, Slot};
 use super::rng::Stream;
+use super::target;
 use super::tensors::{TensorId, Tensors};
 
-/// The word that targets every linear layer of the blocks.
-pub const ALL_LINEAR: &str = "all-linear";
+pub use super::target::ALL_LINEAR;
 
 /// What an adapter is like.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,21 +21,53 @@ pub struct LoraConfig {
     pub rank_stabilized: bool,
     /// Probability with which an input of an adapter is dropped in training.
     pub dropout: f64,
-    /// Last names of the targeted modules, sorted; never [`ALL_LINEAR`].
+    /// The targeted modules, as [`target::select`] reads them; when resolved
+    /// sorted, as [`target::naming`] writes them.
     pub target_modules: Vec<String>,
     /// The blocks that are targeted, sorted; all when none are given.
     pub layers: Option<Vec<usize>>,
+}
+
+/// A module with another rank or alpha than the rest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exception {
+    /// The module.
+    pub module: Module,
+    /// Its rank.
+    pub rank: usize,
+    /// Its numerator of the scale.
+    pub alpha: f64,
 }
 
 /// An adapter cannot be put on the model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoraError {
     /// A target is no linear layer of the model.
+    #[error("target_modules: '{target}' is no linear layer of the model ({there})")]
+    UnknownTarget {
+        /// The target.
+        target: String,
+        /// What there is.
+        there: String,
+    },
+    /// A pattern matches no linear layer of the model.
     #[error(
-        "target_modules: '{0}' is no linear layer of the model (it has {names}, or all-linear)",
-        names = Slot::ALL.map(Slot::name).join(", ")
+        "target_modules: the pattern '{target}' matches no linear layer of the model ({there})"
     )]
-    UnknownTarget(String),
+    UnknownPattern {
+        /// The pattern.
+        target: String,
+        /// What there is.
+        there: String,
+    },
+    /// A pattern cannot be read.
+    #[error("target_modules: the pattern '{target}' cannot be read: {message}")]
+    BadPattern {
+        /// The pattern.
+        target: String,
+        /// Why.
+        message: String,
+    },
     /// A block is not there.
     #[error("layers: there is no layer {layer}; the model has layers 0 to {last}")]
     UnknownLayer {
@@ -50,57 +82,49 @@ pub enum LoraError {
 }
 
 impl LoraConfig {
-    /// Replaces [`ALL_LINEAR`] by the names it stands for, sorts, and checks
-    /// every target against the model.
+    /// Checks every target against the model and names the targeted modules
+    /// the shortest way, so that configurations that mean the same are equal.
     pub fn resolve(mut self, model: &ModelConfig) -> Result<Self, LoraError> {
-        if self.target_modules.iter().any(|name| name == ALL_LINEAR) {
-            self.target_modules = Slot::ALL.map(|slot| slot.name().to_owned()).to_vec();
+        let unknown = |layer: &&usize| **layer >= model.layers;
+        if let Some(layer) = self.layers.iter().flatten().find(unknown) {
+            return Err(LoraError::UnknownLayer {
+                layer: *layer,
+                last: model.layers - 1,
+            });
         }
-        self.target_modules.sort();
-        self.target_modules.dedup();
-        for name in &self.target_modules {
-            if !Slot::ALL.iter().any(|slot| slot.name() == name) {
-                return Err(LoraError::UnknownTarget(name.clone()));
-            }
-        }
-        if let Some(layers) = &mut self.layers {
-            layers.sort_unstable();
-            layers.dedup();
-            if let Some(layer) = layers.iter().find(|layer| **layer >= model.layers) {
-                return Err(LoraError::UnknownLayer {
-                    layer: *layer,
-                    last: model.layers - 1,
-                });
-            }
-        }
-        match self.modules(model).is_empty() {
-            true => Err(LoraError::Nothing),
-            false => Ok(self),
-        }
+        let modules = target::select(&self.target_modules, self.layers.as_deref(), model)?;
+        (self.target_modules, self.layers) = target::naming(&modules, model);
+        Ok(self)
     }
 
     /// What the update is multiplied with.
     pub fn scale(&self) -> f32 {
-        let rank = self.rank as f64;
-        let root = if self.rank_stabilized {
-            rank.sqrt()
-        } else {
-            rank
-        };
-        (self.alpha / root) as f32
+        self.scale_of(self.rank, self.alpha) as f32
     }
 
-    /// The targeted modules, block by block.
+    /// What the update of a module with this rank and alpha is multiplied with.
+    pub fn scale_of(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        match self.rank_stabilized {
+            true => alpha / rank.sqrt(),
+            false => alpha / rank,
+        }
+    }
+
+    /// The targeted modules of a resolved configuration, block by block.
     pub fn modules(&self, model: &ModelConfig) -> Vec<Module> {
-        let layers = 0..model.layers;
-        let targeted = |slot: &Slot| self.target_modules.iter().any(|name| name == slot.name());
-        layers
-            .filter(|layer| self.layers.as_ref().is_none_or(|some| some.contains(layer)))
-            .flat_map(|layer| {
-                let slots = Slot::ALL.into_iter().filter(targeted);
-                slots.map(move |slot| Module { layer, slot })
-            })
-            .collect()
+        let mut all = target::all(model);
+        all.retain(|module| {
+            let path = module.to_string();
+            self.layers
+                .as_ref()
+                .is_none_or(|some| some.contains(&module.layer))
+                && self
+                    .target_modules
+                    .iter()
+                    .any(|name| target::names(name, &path))
+        });
+        all
     }
 }
 
@@ -111,6 +135,10 @@ pub struct PairIds {
     pub a: TensorId,
     /// [outputs, rank].
     pub b: TensorId,
+    /// Of this module.
+    pub rank: usize,
+    /// What its update is multiplied with.
+    pub scale: f32,
 }
 
 /// An adapter's tensors and where they belong.
@@ -118,6 +146,8 @@ pub struct PairIds {
 pub struct Lora {
     /// What it is like, resolved.
     pub config: LoraConfig,
+    /// Modules that are otherwise, in the order of modules.
+    pub exceptions: Vec<Exception>,
     /// By block and [`Slot`].
     pairs: Vec<[Option<PairIds>; 7]>,
     /// A and B of every module, under PEFT's names.
@@ -127,21 +157,54 @@ pub struct Lora {
 impl Lora {
     /// An adapter of zeros; `config` must be resolved.
     pub fn zeros(config: LoraConfig, model: &ModelConfig) -> Self {
+        Self::with_exceptions(config, Vec::new(), model)
+    }
+
+    /// An adapter of zeros of which some modules have a rank or alpha of their own.
+    pub fn with_exceptions(
+        config: LoraConfig,
+        exceptions: Vec<Exception>,
+        model: &ModelConfig,
+    ) -> Self {
         let mut tensors = Tensors::default();
         let mut pairs = vec![[None; 7]; model.layers];
         for module in config.modules(model) {
             let (outputs, inputs) = module.slot.size(model);
-            let name = |part: &str| format!("base_model.model.{module}.lora_{part}.weight");
+            let other = exceptions.iter().find(|other| other.module == module);
+            let rank = other.map_or(config.rank, |other| other.rank);
+            let alpha = other.map_or(config.alpha, |other| other.alpha);
             pairs[module.layer][module.slot as usize] = Some(PairIds {
-                a: tensors.push(name("A"), vec![config.rank, inputs]),
-                b: tensors.push(name("B"), vec![outputs, config.rank]),
+                a: tensors.push(tensor_name(module, "A"), vec![rank, inputs]),
+                b: tensors.push(tensor_name(module, "B"), vec![outputs, rank]),
+                rank,
+                scale: config.scale_of(rank, alpha) as f32,
             });
         }
         Lora {
             config,
+            exceptions,
             pairs,
             tensors,
         }
+    }
+
+    /// The adapted modules with their tensors, block by block.
+    pub fn modules(&self) -> impl Iterator<Item = (Module, PairIds)> {
+        let slots = |(layer, pairs): (usize, &[Option<PairIds>; 7])| {
+            let pairs = *pairs;
+            let pair = move |slot| Some((Module { layer, slot }, pairs[slot as usize]?));
+            Slot::ALL.into_iter().filter_map(pair)
+        };
+        self.pairs.iter().enumerate().flat_map(slots)
+    }
+
+    /// A module's exact scale; its pair has it as f32.
+    pub fn scale(&self, module: Module) -> f64 {
+        let other = self.exceptions.iter().find(|other| other.module == module);
+        let (rank, alpha) = other.map_or((self.config.rank, self.config.alpha), |other| {
+            (other.rank, other.alpha)
+        });
+        self.config.scale_of(rank, alpha)
     }
 
     /// A new adapter as PEFT begins one: A Kaiming-uniform with a = √5, that
@@ -161,4 +224,9 @@ impl Lora {
     pub fn pair(&self, layer: usize, slot: Slot) -> Option<PairIds> {
         self.pairs[layer][slot as usize]
     }
+}
+
+/// PEFT's name of a module's tensor `A` or `B`.
+fn tensor_name(module: Module, part: &str) -> String {
+    format!("base_model.model.{module}.lora_{part}.weight")
 }

@@ -23,6 +23,7 @@ pub mod lora;
 pub mod model;
 pub mod optim;
 pub mod rng;
+pub mod target;
 pub mod tensors;
 pub mod tokenizer;
 pub mod train;

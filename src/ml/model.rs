@@ -668,7 +668,7 @@ impl Pass<'_> {
             elementwise::add_bias(&mut y, weights.get(bias));
         }
         if let Some((lora, pair)) = self.pair(layer, slot) {
-            let rank = lora.config.rank;
+            let rank = pair.rank;
             let low = self.lowered(lora, pair, layer, slot, x);
             let b = View::new(lora.tensors.get(pair.b), outputs, rank);
             gemm(
@@ -685,7 +685,7 @@ impl Pass<'_> {
 
     /// scale · drop(x)·Aᵀ, [tokens, rank].
     fn lowered(&self, lora: &Lora, pair: PairIds, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
-        let (tokens, rank) = (self.tokens(), lora.config.rank);
+        let (tokens, rank) = (self.tokens(), pair.rank);
         let inputs = x.len() / tokens;
         let dropped = self.drop(lora, layer, slot, x);
         let x = dropped.as_deref().unwrap_or(x);
@@ -693,7 +693,7 @@ impl Pass<'_> {
         let mut low = vec![0.0; tokens * rank];
         let x = View::new(x, tokens, inputs);
         gemm(self.decoder.isa, x, a.t(), &mut low, rank, false);
-        elementwise::scale(&mut low, lora.config.scale());
+        elementwise::scale(&mut low, pair.scale);
         low
     }
 
@@ -745,12 +745,12 @@ impl Pass<'_> {
         dx: &mut [f32],
         tensors: Option<&mut Tensors>,
     ) {
-        let (isa, tokens, rank) = (self.decoder.isa, self.tokens(), lora.config.rank);
+        let (isa, tokens, rank) = (self.decoder.isa, self.tokens(), pair.rank);
         let (outputs, inputs) = module.slot.size(&self.decoder.config);
         let b = View::new(lora.tensors.get(pair.b), outputs, rank);
         let mut dlow = vec![0.0; tokens * rank];
         gemm(isa, dy, b, &mut dlow, rank, false);
-        elementwise::scale(&mut dlow, lora.config.scale());
+        elementwise::scale(&mut dlow, pair.scale);
         let dlow = View::new(&dlow, tokens, rank);
         if let Some(tensors) = tensors {
             let low = self.lowered(lora, pair, module.layer, module.slot, x);

@@ -290,9 +290,48 @@ mod against_candle {
 #[test]
 fn gradients_agree_with_finite_differences() {
     for (name, config) in configs() {
-        let mut decoder = random_decoder(&config, Isa::detect());
-        let mut lora = random_lora(&config, 0.0);
-        let batch = batch(&config);
+        check_slope(name, &config, random_lora(&config, 0.0));
+    }
+}
+
+/// Rank-stabilized, on some modules only, one of them with a rank and alpha of its own.
+#[test]
+fn gradients_of_other_adapters_agree_with_finite_differences() {
+    use super::layout::{Module, Slot};
+    use super::lora::Exception;
+    let config = config(Family::Llama);
+    let own = Exception {
+        module: Module {
+            layer: 1,
+            slot: Slot::Up,
+        },
+        rank: 5,
+        alpha: 11.0,
+    };
+    for exceptions in [vec![], vec![own]] {
+        let wanted = LoraConfig {
+            rank: 4,
+            alpha: 3.0,
+            rank_stabilized: true,
+            dropout: 0.0,
+            target_modules: vec!["*.1.mlp.*".to_owned(), "v_proj".to_owned()],
+            layers: None,
+        };
+        let wanted = wanted.resolve(&config).unwrap();
+        assert_eq!(wanted.scale(), 1.5, "3 / √4");
+        let mut lora = Lora::with_exceptions(wanted, exceptions, &config);
+        assert_eq!(lora.modules().count(), 5);
+        for tensor in lora.tensors.iter_mut() {
+            Stream::new(6, "test", 0, &tensor.name).normal(0.0, 0.2, &mut tensor.data);
+        }
+        check_slope("rank-stabilized", &config, lora);
+    }
+}
+
+fn check_slope(name: &str, config: &ModelConfig, mut lora: Lora) {
+    {
+        let mut decoder = random_decoder(config, Isa::detect());
+        let batch = batch(config);
         let (_, weights, pairs) = all_gradients(&decoder, &lora, &batch);
         let mut slope = 0.0;
         let mut directions = Vec::new();

@@ -37,7 +37,9 @@ pub struct Params {
     /// Probability with which an input of the adapter is dropped.
     #[serde(default)]
     dropout: f64,
-    /// Last names of the modules to adapt, or `all-linear`.
+    /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
+    /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
+    /// `all-linear`.
     #[serde(default = "default_targets")]
     target_modules: Vec<String>,
     /// The blocks to adapt, from 0; all when not given.
