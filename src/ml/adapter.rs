@@ -2,20 +2,28 @@
 //!
 //! Beside PEFT's two files lies `retune.json` with the digest of the base:
 //! PEFT's own configuration has no field for it, and older versions refuse
-//! fields they do not know.
+//! fields they do not know. Where that file is, it decides whether an adapter
+//! belongs to a base; elsewhere the names of the bases do, where both have one.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{ModelConfig, pretty_json};
-use super::lora::{Lora, LoraConfig, LoraError};
+use super::lora::{Lora, LoraError};
+use super::origin::{Origin, OriginError};
+use super::peft;
 use super::tensors::{self, TensorError, model_files};
 use crate::files::{self, FileError, PathContext};
 use crate::hash::{Digest, Encoder};
 
 /// Version of `retune.json`: 1, `{format, base}`.
 const FORMAT: u32 = 1;
+
+/// PEFT's two files.
+pub const CONFIG: &str = "adapter_config.json";
+/// The matrices.
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// An adapter folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +35,11 @@ pub enum AdapterError {
     #[error(transparent)]
     Tensors(#[from] TensorError),
     /// It does not fit the model.
-    #[error("{}: {source}", path.display())]
-    Lora {
-        /// The configuration file.
-        path: PathBuf,
-        /// Why.
-        source: LoraError,
-    },
+    #[error(transparent)]
+    Lora(#[from] LoraError),
+    /// What the base says of itself cannot be used.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
     /// A file is not what it should be.
     #[error("{}: {message}", path.display())]
     Content {
@@ -55,6 +61,77 @@ pub enum AdapterError {
         /// Digest of the base at hand.
         given: Digest,
     },
+    /// It says that it belongs to a model of another name.
+    #[error(
+        "the adapter {} was trained on another base: its base_model_name_or_path is {trained_on}, and the model is {given}",
+        path.display()
+    )]
+    OtherName {
+        /// The adapter folder.
+        path: PathBuf,
+        /// What it names.
+        trained_on: String,
+        /// The base at hand.
+        given: String,
+    },
+}
+
+/// A base, or what an adapter says of the one it was trained on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Base {
+    /// Of its content.
+    pub digest: Option<Digest>,
+    /// On the Hub, `OWNER/NAME`; elsewhere whatever PEFT was given.
+    pub name: Option<String>,
+    /// The commit on the Hub.
+    pub revision: Option<String>,
+}
+
+impl Base {
+    /// The base in the folder `model`.
+    pub fn of(model: &Path) -> Result<Self, AdapterError> {
+        let digest = Some(base_digest(model)?);
+        let origin = Origin::read(model)?;
+        let (name, revision) = origin.name().unzip();
+        Ok(Base {
+            digest,
+            name: name.map(str::to_owned),
+            revision: revision.flatten().map(str::to_owned),
+        })
+    }
+
+    /// Refuses an adapter of another base.
+    pub(super) fn check(&self, folder: &Path, trained_on: &Base) -> Result<(), AdapterError> {
+        let path = folder.to_owned();
+        if let (Some(given), Some(trained_on)) = (self.digest, trained_on.digest) {
+            return match given == trained_on {
+                true => Ok(()),
+                false => Err(AdapterError::OtherBase {
+                    path,
+                    trained_on,
+                    given,
+                }),
+            };
+        }
+        let hub = |base: &Base| base.name.clone().filter(|name| is_hub_name(name));
+        match (hub(self), hub(trained_on)) {
+            (Some(given), Some(trained_on)) if !given.eq_ignore_ascii_case(&trained_on) => {
+                Err(AdapterError::OtherName {
+                    path,
+                    trained_on,
+                    given,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a name has the form `OWNER/NAME`; a path of somebody's machine has another.
+fn is_hub_name(name: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\\');
+    let split = name.split_once('/');
+    split.is_some_and(|(owner, name)| part(owner) && part(name) && !name.contains('/'))
 }
 
 /// The digest of a model's content: its configuration and its weights, in order of name.
@@ -70,52 +147,6 @@ pub fn base_digest(model: &Path) -> Result<Digest, AdapterError> {
     Ok(encoder.digest_of())
 }
 
-/// `adapter_config.json` as written: every field PEFT's `LoraConfig` needs, in order of name.
-#[derive(Serialize)]
-struct Written<'a> {
-    auto_mapping: Option<()>,
-    base_model_name_or_path: Option<&'a str>,
-    bias: &'a str,
-    fan_in_fan_out: bool,
-    inference_mode: bool,
-    init_lora_weights: bool,
-    layers_pattern: Option<&'a str>,
-    layers_to_transform: Option<&'a [usize]>,
-    lora_alpha: f64,
-    lora_dropout: f64,
-    modules_to_save: Option<()>,
-    peft_type: &'a str,
-    r: usize,
-    revision: Option<&'a str>,
-    target_modules: &'a [String],
-    task_type: &'a str,
-    use_dora: bool,
-    use_rslora: bool,
-}
-
-/// The fields of `adapter_config.json` that matter here.
-#[derive(Deserialize)]
-struct Raw {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    bias: Option<String>,
-    target_modules: Vec<String>,
-    #[serde(default)]
-    layers_to_transform: Option<Vec<usize>>,
-    #[serde(default)]
-    rank_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    alpha_pattern: serde_json::Map<String, serde_json::Value>,
-}
-
 /// `retune.json`.
 #[derive(Serialize, Deserialize)]
 struct Binding {
@@ -123,100 +154,91 @@ struct Binding {
     base: Digest,
 }
 
-/// Writes an adapter folder.
-pub fn write(folder: &Path, lora: &Lora, base: Digest) -> Result<(), AdapterError> {
-    let config = &lora.config;
-    let written = Written {
-        auto_mapping: None,
-        base_model_name_or_path: None,
-        bias: "none",
-        fan_in_fan_out: false,
-        inference_mode: true,
-        init_lora_weights: true,
-        layers_pattern: config.layers.as_ref().map(|_| "layers"),
-        layers_to_transform: config.layers.as_deref(),
-        lora_alpha: config.alpha,
-        lora_dropout: config.dropout,
-        modules_to_save: None,
-        peft_type: "LORA",
-        r: config.rank,
-        revision: None,
-        target_modules: &config.target_modules,
-        task_type: "CAUSAL_LM",
-        use_dora: false,
-        use_rslora: config.rank_stabilized,
-    };
-    let binding = Binding {
-        format: FORMAT,
-        base,
-    };
+/// Writes an adapter folder; `retune.json` only where the base's digest is known.
+pub fn write(folder: &Path, lora: &Lora, base: &Base) -> Result<(), AdapterError> {
     files::create_dir(folder)?;
-    files::write(&folder.join("adapter_config.json"), pretty_json(&written))?;
-    files::write(&folder.join("retune.json"), pretty_json(&binding))?;
-    lora.tensors
-        .write(&folder.join("adapter_model.safetensors"))?;
+    let text = peft::write(lora, base.name.as_deref(), base.revision.as_deref());
+    files::write(&folder.join(CONFIG), text)?;
+    if let Some(base) = base.digest {
+        let format = FORMAT;
+        let binding = pretty_json(&Binding { format, base });
+        files::write(&folder.join("retune.json"), binding)?;
+    }
+    lora.tensors.write(&folder.join(WEIGHTS))?;
     Ok(())
 }
 
-/// Reads an adapter folder for a base model. An adapter that names another
-/// base is refused; one that names none (made by another program) is taken
-/// when its tensors fit.
-pub fn read(folder: &Path, model: &ModelConfig, base: Digest) -> Result<Lora, AdapterError> {
-    check_base(folder, base)?;
-    let path = folder.join("adapter_config.json");
-    let raw: Raw = parse(&path)?;
-    let bad = |message: String| AdapterError::Content {
-        path: path.clone(),
-        message,
-    };
-    if raw.peft_type != "LORA" {
-        return Err(bad(format!("peft_type is {}, not LORA", raw.peft_type)));
-    }
-    let patterned = !raw.rank_pattern.is_empty() || !raw.alpha_pattern.is_empty();
-    let biased = raw.bias.is_some_and(|bias| bias != "none");
-    if raw.use_dora || patterned || biased {
-        let what = "use_dora, rank_pattern, alpha_pattern or bias";
-        return Err(bad(format!("{what} is set, which is not known here")));
-    }
-    let config = LoraConfig {
-        rank: raw.r,
-        alpha: raw.lora_alpha,
-        rank_stabilized: raw.use_rslora,
-        dropout: raw.lora_dropout,
-        target_modules: raw.target_modules,
-        layers: raw.layers_to_transform,
-    };
-    let config = config.resolve(model).map_err(|source| AdapterError::Lora {
-        path: path.clone(),
-        source,
-    })?;
-    let mut lora = Lora::zeros(config, model);
-    let path = folder.join("adapter_model.safetensors");
-    lora.tensors.read(std::slice::from_ref(&path))?;
-    refuse_others(&path, &lora)?;
-    Ok(lora)
+/// Reads an adapter folder for a base model. One that names another base is
+/// refused; one that names none (made by another program) is taken when its
+/// tensors fit.
+pub fn read(folder: &Path, model: &ModelConfig, base: &Base) -> Result<Lora, AdapterError> {
+    Ok(read_with_base(folder, model, base)?.0)
 }
 
-fn check_base(folder: &Path, given: Digest) -> Result<(), AdapterError> {
-    let path = folder.join("retune.json");
-    if !path.exists() {
-        return Ok(());
-    }
-    let binding: Binding = parse(&path)?;
-    if binding.format > FORMAT {
+/// As [`read`], with what the adapter says of its base.
+pub fn read_with_base(
+    folder: &Path,
+    model: &ModelConfig,
+    base: &Base,
+) -> Result<(Lora, Base), AdapterError> {
+    // The base comes first: tensors that do not fit are no surprise on another one.
+    base.check(folder, &trained_on(folder)?)?;
+    open(folder, model)
+}
+
+/// Reads an adapter folder for a model of the right shape, whichever base it is.
+pub fn open(folder: &Path, model: &ModelConfig) -> Result<(Lora, Base), AdapterError> {
+    let trained_on = trained_on(folder)?;
+    let path = folder.join(CONFIG);
+    let read = peft::read(&files::read_text(&path)?, model);
+    let read = read.map_err(|message| AdapterError::Content { path, message })?;
+    let mut lora = Lora::with_exceptions(read.config, read.exceptions, model);
+    let path = folder.join(WEIGHTS);
+    if !path.exists() && folder.join("adapter_model.bin").exists() {
         return Err(AdapterError::Content {
             path,
-            message: format!("format {} is newer than this build", binding.format),
+            message: "it is not there, only adapter_model.bin, which is a Python pickle; \
+                      save the adapter with safe_serialization=True"
+                .to_owned(),
         });
     }
-    match binding.base == given {
-        true => Ok(()),
-        false => Err(AdapterError::OtherBase {
-            path: folder.to_owned(),
-            trained_on: binding.base,
-            given,
+    lora.tensors.read(std::slice::from_ref(&path))?;
+    refuse_others(&path, &lora)?;
+    Ok((lora, trained_on))
+}
+
+/// What an adapter folder says of its base.
+fn trained_on(folder: &Path) -> Result<Base, AdapterError> {
+    let path = folder.join(CONFIG);
+    let named: Named = parse(&path, &files::read_text(&path)?)?;
+    Ok(Base {
+        digest: bound_to(folder)?,
+        name: named.base_model_name_or_path,
+        revision: named.revision,
+    })
+}
+
+/// The digest of the base that an adapter was trained on, where it says so.
+fn bound_to(folder: &Path) -> Result<Option<Digest>, AdapterError> {
+    let path = folder.join("retune.json");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let binding: Binding = parse(&path, &files::read_text(&path)?)?;
+    match binding.format > FORMAT {
+        false => Ok(Some(binding.base)),
+        true => Err(AdapterError::Content {
+            path,
+            message: format!("format {} is newer than this build", binding.format),
         }),
     }
+}
+
+/// What `adapter_config.json` says of the base.
+#[derive(Deserialize)]
+struct Named {
+    base_model_name_or_path: Option<String>,
+    revision: Option<String>,
 }
 
 /// A tensor that would be ignored is an error: the adapter would not be what was trained.
@@ -231,8 +253,8 @@ fn refuse_others(path: &Path, lora: &Lora) -> Result<(), AdapterError> {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, AdapterError> {
-    serde_json::from_str(&files::read_text(path)?).map_err(|e| AdapterError::Content {
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, AdapterError> {
+    serde_json::from_str(text).map_err(|e| AdapterError::Content {
         path: path.to_owned(),
         message: e.to_string(),
     })

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::adapter::{self, AdapterError, base_digest};
+use super::adapter::{self, AdapterError, Base};
 use super::batch::{Batch, BatchError, encode_chat};
 use super::kernels::attention::attend_cached;
 use super::kernels::{Isa, Packed, View, elementwise, gemm_packed};
@@ -125,7 +125,7 @@ pub enum GenerateError {
 /// Work is shared out over the current rayon pool.
 pub struct Generator {
     runner: Runner,
-    base: Digest,
+    base: Base,
     tokenizer: Tokenizer,
 }
 
@@ -194,7 +194,7 @@ impl Generator {
             });
         }
         let mut generator = Generator {
-            base: base_digest(model)?,
+            base: Base::of(model)?,
             runner: Runner::new(decoder, None),
             tokenizer,
         };
@@ -208,7 +208,7 @@ impl Generator {
             None => None,
             Some(folder) => {
                 let decoder = &self.runner.decoder;
-                let lora = adapter::read(folder, &decoder.config, self.base)?;
+                let lora = adapter::read(folder, &decoder.config, &self.base)?;
                 Some(PackedAdapter::new(lora, decoder))
             }
         };

@@ -6,7 +6,10 @@
 //! adapters on it; [`tokenizer`] and [`batch`] turn rows into tokens;
 //! [`train`] is the loop over a [`train::Core`], which is the decoder here or
 //! candle's automatic differentiation, and [`checkpoint`] what it goes on
-//! from; [`adapter`] stores PEFT folders and
+//! from; [`target`] says which layers an adapter sits on, [`adapter`] and
+//! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other
+//! programs' formats, [`merge`] writes a base with an adapter in it
+//! ([`weights`] tensor by tensor, [`origin`] of what) and
 //! [`generate`] answers prompts. The room knows nothing of the engine.
 
 pub mod adapter;
@@ -17,16 +20,23 @@ pub mod checkpoint;
 pub mod config;
 pub mod family;
 pub mod generate;
+pub mod gguf;
 pub mod kernels;
 pub mod layout;
+pub mod llama_cpp;
 pub mod lora;
+pub mod merge;
+pub mod mlx;
 pub mod model;
 pub mod optim;
+pub mod origin;
+pub mod peft;
 pub mod rng;
 pub mod target;
 pub mod tensors;
 pub mod tokenizer;
 pub mod train;
+pub mod weights;
 
 /// Runs `work` on a pool of `threads` threads. How many they are never shows in a result.
 pub fn with_threads<R: Send>(
@@ -37,5 +47,7 @@ pub fn with_threads<R: Send>(
     Ok(pool.build()?.install(work))
 }
 
+#[cfg(test)]
+mod adapter_tests;
 #[cfg(test)]
 mod tests;

@@ -123,7 +123,7 @@ pub fn sequence(length: usize, vocabulary: usize, first: usize, seed: u64) -> Se
 }
 
 /// Three sequences of which one is longer than a block of queries.
-fn batch(config: &ModelConfig) -> Batch {
+pub fn batch(config: &ModelConfig) -> Batch {
     let v = config.vocab_size;
     let all = [
         sequence(7, v, 3, 1),
@@ -329,36 +329,34 @@ fn gradients_of_other_adapters_agree_with_finite_differences() {
 }
 
 fn check_slope(name: &str, config: &ModelConfig, mut lora: Lora) {
-    {
-        let mut decoder = random_decoder(config, Isa::detect());
-        let batch = batch(config);
-        let (_, weights, pairs) = all_gradients(&decoder, &lora, &batch);
-        let mut slope = 0.0;
-        let mut directions = Vec::new();
-        for gradient in weights.iter().chain(pairs.iter()) {
-            let mut direction = vec![0.0; gradient.data.len()];
-            Stream::new(8, "direction", 0, &gradient.name).normal(0.0, 1.0, &mut direction);
-            let products = direction.iter().zip(&gradient.data);
-            slope += products
-                .map(|(d, g)| f64::from(*d) * f64::from(*g))
-                .sum::<f64>();
-            directions.push(direction);
-        }
-        let step = 2e-4;
-        let mut shift = |by: f32| {
-            let tensors = decoder.weights.iter_mut().chain(lora.tensors.iter_mut());
-            for (tensor, direction) in tensors.zip(&directions) {
-                let values = tensor.data.iter_mut().zip(direction);
-                values.for_each(|(x, d)| *x += by * d);
-            }
-            decoder.loss(Some(&lora), &batch).mean()
-        };
-        let above = shift(step);
-        let below = shift(-2.0 * step);
-        let measured = (above - below) / (2.0 * f64::from(step));
-        let error = (measured - slope).abs() / slope.abs().max(1.0);
-        assert!(error < 0.02, "{name}: slope {slope}, measured {measured}");
+    let mut decoder = random_decoder(config, Isa::detect());
+    let batch = batch(config);
+    let (_, weights, pairs) = all_gradients(&decoder, &lora, &batch);
+    let mut slope = 0.0;
+    let mut directions = Vec::new();
+    for gradient in weights.iter().chain(pairs.iter()) {
+        let mut direction = vec![0.0; gradient.data.len()];
+        Stream::new(8, "direction", 0, &gradient.name).normal(0.0, 1.0, &mut direction);
+        let products = direction.iter().zip(&gradient.data);
+        slope += products
+            .map(|(d, g)| f64::from(*d) * f64::from(*g))
+            .sum::<f64>();
+        directions.push(direction);
     }
+    let step = 2e-4;
+    let mut shift = |by: f32| {
+        let tensors = decoder.weights.iter_mut().chain(lora.tensors.iter_mut());
+        for (tensor, direction) in tensors.zip(&directions) {
+            let values = tensor.data.iter_mut().zip(direction);
+            values.for_each(|(x, d)| *x += by * d);
+        }
+        decoder.loss(Some(&lora), &batch).mean()
+    };
+    let above = shift(step);
+    let below = shift(-2.0 * step);
+    let measured = (above - below) / (2.0 * f64::from(step));
+    let error = (measured - slope).abs() / slope.abs().max(1.0);
+    assert!(error < 0.02, "{name}: slope {slope}, measured {measured}");
 }
 
 #[test]

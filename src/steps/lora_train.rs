@@ -4,9 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::training::{self, StepObserver, common};
-use crate::hash::Digest;
 use crate::ml;
-use crate::ml::adapter::{self, base_digest};
+use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
@@ -185,7 +184,7 @@ impl Params {
 impl Step for LoraTrain {
     type Params = Params;
     const KIND: &'static str = "lora.train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Trains a LoRA adapter on the answers of conversations.";
 
     const RESUMES: Resumes = Resumes::Always;
@@ -246,8 +245,8 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
     let model = context.input("model")?.to_owned();
     let decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let base = base_digest(&model)?;
-    let lora = begin(params, context, &decoder, base)?;
+    let base = Base::of(&model)?;
+    let lora = begin(params, context, &decoder, &base)?;
     let data = Data::read(
         &decoder,
         &tokenizer,
@@ -266,7 +265,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         &common.options,
         context,
     )?;
-    adapter::write(&context.output("adapter"), &lora, base)?;
+    adapter::write(&context.output("adapter"), &lora, &base)?;
     let trained = lora.tensors.elements();
     let report = Report {
         format: 1,
@@ -285,7 +284,7 @@ fn begin(
     params: &Params,
     context: &Context<'_>,
     decoder: &Decoder,
-    base: Digest,
+    base: &Base,
 ) -> Result<Lora, StepError> {
     let wanted = params.lora().resolve(&decoder.config)?;
     let Some(folder) = context.optional("adapter") else {
@@ -293,6 +292,13 @@ fn begin(
     };
     let mut lora = adapter::read(folder, &decoder.config, base)?;
     let found = &lora.config;
+    if let Some(other) = lora.exceptions.first() {
+        let message = "the adapter to begin with has a rank_pattern or alpha_pattern";
+        return Err(StepError::new(message).hint(format!(
+            "{} has rank {} and alpha {} there; here all modules have the same",
+            other.module, other.rank, other.alpha
+        )));
+    }
     let fault = [
         ("rank", wanted.rank == found.rank),
         ("alpha", wanted.alpha == found.alpha),

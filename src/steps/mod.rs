@@ -1,5 +1,7 @@
 //! The kinds of steps, one file each: thin glue from ports to domain code.
 
+mod adapter_convert;
+mod adapter_merge;
 mod chart_loss;
 mod command;
 mod data_build;
@@ -45,6 +47,8 @@ pub fn register(registry: &mut Registry) {
         .add::<model_init::ModelInit>()
         .add::<model_train::ModelTrain>()
         .add::<lora_train::LoraTrain>()
+        .add::<adapter_convert::AdapterConvert>()
+        .add::<adapter_merge::AdapterMerge>()
         .add::<eval_generate::EvalGenerate>()
         .add::<eval_score::EvalScore>()
         .add::<chart_loss::ChartLoss>()
