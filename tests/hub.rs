@@ -1,4 +1,4 @@
-//! Inputs from the Hub: fetched once from a server that speaks its protocol, and not asked for again.
+//! Inputs and models from the Hub: fetched once from a server that speaks its protocol, and not asked for again.
 
 mod support;
 
@@ -20,7 +20,30 @@ schema = "text"
 const ROWS: &str = "{\"text\":\"one\"}\n{\"text\":\"two\"}\n";
 const COMMIT: &str = "0123456789012345678901234567890123456789";
 
-/// A Hub with one dataset of one file; what it was asked is in `asked`.
+const FETCH: &str = r#"
+[steps.base]
+uses = "model.fetch"
+repo = "alice/tiny"
+revision = "0123456789012345678901234567890123456789"
+"#;
+
+const INDEX: &str = r#"{"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#;
+
+/// The files of the model `alice/tiny`; nobody looks into most of them.
+const MODEL: [(&str, &str); 10] = [
+    ("README.md", "# Tiny"),
+    ("config.json", "{\"model_type\":\"llama\"}"),
+    ("generation_config.json", "{}"),
+    ("model-00001-of-00002.safetensors", "first"),
+    ("model-00002-of-00002.safetensors", "second"),
+    ("model.safetensors.index.json", INDEX),
+    ("original/model-00001-of-00002.safetensors", "another"),
+    ("pytorch_model.bin", "a pickle"),
+    ("tokenizer.json", "{\"model\":{}}"),
+    ("tokenizer_config.json", "{}"),
+];
+
+/// A Hub with one dataset of one file and one model; what it was asked is in `asked`.
 struct Hub {
     endpoint: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -100,8 +123,131 @@ fn answer(path: &str) -> (&'static str, String, String) {
         let headers = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{oid}\"\r\n");
         return ("200 OK", headers, ROWS.to_owned());
     }
+    if let Some(found) = model(path, &json, oid) {
+        return found;
+    }
     let headers = "X-Error-Code: RepoNotFound\r\n".to_owned();
     ("404 Not Found", headers, "{\"error\":\"no\"}".to_owned())
+}
+
+/// What the Hub says of `alice/tiny`, and of `alice/pickled`, which has no safetensors.
+fn model(path: &str, json: &str, oid: &str) -> Option<(&'static str, String, String)> {
+    let name = ["tiny", "pickled"]
+        .into_iter()
+        .find(|name| path.contains(&format!("alice/{name}/")))?;
+    let has = |file: &str| name == "tiny" || !file.contains("safetensors");
+    let files = || MODEL.iter().filter(|(file, _)| has(file));
+    let list = |entry: &dyn Fn(&str, &str) -> String| {
+        let entries: Vec<String> = files().map(|(file, text)| entry(file, text)).collect();
+        format!("[{}]", entries.join(","))
+    };
+    if path.starts_with(&format!("/api/models/alice/{name}/tree/")) {
+        let list = list(&|file, text| {
+            let size = text.len();
+            format!("{{\"type\":\"file\",\"oid\":\"{oid}\",\"size\":{size},\"path\":\"{file}\"}}")
+        });
+        return Some(("200 OK", json.to_owned(), list));
+    }
+    if path == format!("/api/models/alice/{name}/revision/{COMMIT}") {
+        let siblings = list(&|file, _| format!("{{\"rfilename\":\"{file}\"}}"));
+        let info = format!(
+            "{{\"id\":\"alice/{name}\",\"sha\":\"{COMMIT}\",\"private\":false,\"gated\":false,\
+             \"tags\":[],\"downloads\":0,\"likes\":0,\"author\":\"alice\",\"siblings\":{siblings}}}"
+        );
+        return Some(("200 OK", json.to_owned(), info));
+    }
+    let file = path.strip_prefix(&format!("/alice/{name}/resolve/{COMMIT}/"))?;
+    let (_, text) = files().find(|(name, _)| *name == file)?;
+    // An ETag of its own: the client keeps content by it.
+    let etag: String = file.bytes().map(|b| format!("{b:02x}")).collect();
+    let headers = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{etag}\"\r\n");
+    Some(("200 OK", headers, (*text).to_owned()))
+}
+
+#[test]
+fn a_model_is_fetched_with_what_training_needs_and_no_more() {
+    let hub = Hub::start();
+    let space = Space::new(FETCH);
+    let run = space.build_with(&[], hub.prepare(&space));
+    assert_eq!(run.steps("step-finished"), ["base"], "{run}");
+    let names = |folder: &str| -> Vec<String> {
+        let folder = space.path(&format!("cache/out/main/base/{folder}"));
+        let entries = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap());
+        let mut names: Vec<String> = entries
+            .map(|e| e.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names("tokenizer"),
+        ["tokenizer.json", "tokenizer_config.json"]
+    );
+    assert_eq!(
+        names("model"),
+        [
+            "config.json",
+            "generation_config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "model.safetensors.index.json",
+            "retune.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+    );
+    let first = "cache/out/main/base/model/model-00001-of-00002.safetensors";
+    assert_eq!(space.read(first), "first");
+    let origin = space.read("cache/out/main/base/model/retune.json");
+    assert!(
+        origin.contains("\"repo\": \"alice/tiny\"") && origin.contains(COMMIT),
+        "{origin}"
+    );
+    let asked = hub.asked();
+    let other = |line: &&String| {
+        ["README", "pytorch", "original"]
+            .iter()
+            .any(|name| line.contains(name))
+    };
+    assert_eq!(asked.iter().find(other), None, "only what is needed");
+    let run = space.build_with(&[], hub.prepare(&space));
+    assert_eq!((run.code, run.total("up_to_date")), (Some(0), 1), "{run}");
+    assert_eq!(
+        hub.asked(),
+        Vec::<String>::new(),
+        "the second build asks nobody"
+    );
+}
+
+#[test]
+fn a_model_needs_a_commit_and_safetensors() {
+    let hub = Hub::start();
+    let space = Space::new(FETCH);
+    space.edit("alice/tiny", "alice/pickled");
+    let run = space.build_with(&[], hub.prepare(&space));
+    assert_eq!(
+        (run.code, run.steps("step-failed")),
+        (Some(1), vec!["base"]),
+        "{run}"
+    );
+    assert!(
+        run.err.contains("has no model.safetensors at 0123456789"),
+        "{run}"
+    );
+    space.edit("alice/pickled", "alice/nothing");
+    let run = space.build_with(&[], hub.prepare(&space));
+    assert_eq!(run.code, Some(1), "{run}");
+    assert!(
+        run.err
+            .contains("did not give hf://alice/nothing@0123456789"),
+        "{run}"
+    );
+    space.edit(COMMIT, "main");
+    let run = space.build_with(&[], hub.prepare(&space));
+    assert_ne!(run.code, Some(0), "{run}");
+    assert!(run.err.contains("'revision' must be a commit"), "{run}");
 }
 
 #[test]

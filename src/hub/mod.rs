@@ -100,14 +100,35 @@ impl Hub {
     }
 }
 
+/// Fetches files of a model repository, those of the names that it has, and
+/// says in which folder they are.
+pub fn fetch_files(repo: &str, revision: &str, names: &[&str]) -> Result<PathBuf, HubError> {
+    let reference = Reference {
+        dataset: false,
+        repo: repo.to_owned(),
+        revision: revision.to_owned(),
+        path: None,
+    };
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let snapshot = snapshot(&reference, Some(names));
+    snapshot.map_err(|source| HubError::Client {
+        reference: reference.to_string(),
+        source: Box::new(source),
+    })
+}
+
 /// The folder of the snapshot, with at least the referenced part of it.
 fn download(reference: &Reference) -> Result<PathBuf, HFError> {
+    snapshot(reference, reference.path.as_deref().map(patterns))
+}
+
+/// The folder of the snapshot, with at least what the patterns match.
+fn snapshot(reference: &Reference, patterns: Option<Vec<String>>) -> Result<PathBuf, HFError> {
     let client = HFClientSync::new()?;
     let (owner, name) = reference
         .repo
         .split_once('/')
         .unwrap_or(("", &reference.repo));
-    let patterns = reference.path.as_deref().map(patterns);
     let revision = reference.revision.clone();
     if reference.dataset {
         let repo = client.dataset(owner, name);

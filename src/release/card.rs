@@ -197,9 +197,24 @@ fn base_model(lineage: &Lineage) -> Option<String> {
     let trains = |step: &&LineageStep| step.outputs.iter().any(|o| o.ty == "adapter");
     let inputs = lineage.steps.iter().filter(trains).flat_map(|s| &s.inputs);
     let mut models = inputs.filter(|input| input.port == "model");
-    let reference = models.find_map(|input| input.from.as_ref()?.hub.as_ref())?;
-    let id = reference.trim_start_matches("hf://");
-    Some(id.split('@').next().unwrap_or(id).to_owned())
+    models.find_map(|input| {
+        let from = input.from.as_ref()?;
+        match (&from.hub, &from.step) {
+            (Some(reference), _) => {
+                let id = reference.trim_start_matches("hf://");
+                Some(id.split('@').next().unwrap_or(id).to_owned())
+            }
+            (None, Some(step)) => fetched(lineage, step),
+            (None, None) => None,
+        }
+    })
+}
+
+/// The repository that a step fetched.
+fn fetched(lineage: &Lineage, step: &str) -> Option<String> {
+    let fetches = |found: &&LineageStep| found.name == step && found.kind == "model.fetch";
+    let step = lineage.steps.iter().find(fetches)?;
+    Some(step.params.get("repo")?.as_str()?.to_owned())
 }
 
 #[derive(Serialize)]

@@ -13,6 +13,7 @@ mod eval_generate;
 mod eval_score;
 mod findings_import;
 mod lora_train;
+mod model_fetch;
 mod model_init;
 mod model_train;
 mod release_card;
@@ -44,6 +45,7 @@ pub fn register(registry: &mut Registry) {
         .add::<data_split::DataSplit>()
         .add::<data_stats::DataStats>()
         .add::<tokenizer_train::TokenizerTrain>()
+        .add::<model_fetch::ModelFetch>()
         .add::<model_init::ModelInit>()
         .add::<model_train::ModelTrain>()
         .add::<lora_train::LoraTrain>()

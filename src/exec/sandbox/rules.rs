@@ -147,6 +147,8 @@ impl Rules {
         if network {
             let usual = variable("HOME").map(|home| home.join(".cache/huggingface"));
             if let Some(hub) = variable("HF_HOME").or(usual) {
+                // Only what is there can be allowed, and the first fetch makes it.
+                let _ = fs::create_dir_all(&hub);
                 rules.write.add(&hub);
             }
         }
