@@ -942,7 +942,8 @@ mod tests {
             let grower = scope.spawn(|| {
                 let mut path = project.path("docs/grown");
                 let mut n = 0;
-                while !stop.load(Ordering::Relaxed) && n < 200 {
+                // Once at least: it may come to its turn when the watcher is armed.
+                while n == 0 || !stop.load(Ordering::Relaxed) && n < 200 {
                     path.push("x");
                     fs::create_dir_all(&path).unwrap();
                     n += 1;
