@@ -15,7 +15,7 @@
 //! | [`files`] | atomic writes, locks, stat tuples, paths in errors |
 //! | [`compare`] | how two versions of a file differ: tensors, JSON, rows, text, bytes |
 //! | [`data`] | rows, findings, templates, splits, statistics |
-//! | [`ml`] | kernels, decoder, LoRA, tokenizer, training, generation; the only user of candle |
+//! | [`ml`] | kernels, one decoder for all families, LoRA, tokenizer, training, generation, adapters in other formats; the only user of candle |
 //! | [`eval`] | generations, scores, intervals, comparisons |
 //! | `hub` | pinned revisions from the Hub (feature `hub`) |
 //! | [`release`] | charts, recipes, model cards, release folders |

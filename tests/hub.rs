@@ -212,7 +212,11 @@ fn a_model_is_fetched_with_what_training_needs_and_no_more() {
             .any(|name| line.contains(name))
     };
     assert_eq!(asked.iter().find(other), None, "only what is needed");
-    let run = space.build_with(&[], hub.prepare(&space));
+    the_next_build_asks_nobody(&space, &hub);
+}
+
+fn the_next_build_asks_nobody(space: &Space, hub: &Hub) {
+    let run = space.build_with(&[], hub.prepare(space));
     assert_eq!((run.code, run.total("up_to_date")), (Some(0), 1), "{run}");
     assert_eq!(
         hub.asked(),
@@ -271,13 +275,7 @@ fn a_pinned_file_is_fetched_once() {
             .read("pipelines/main.lock")
             .contains("hf://datasets/alice/rows@v1/train.jsonl")
     );
-    let run = space.build_with(&[], hub.prepare(&space));
-    assert_eq!((run.code, run.total("up_to_date")), (Some(0), 1), "{run}");
-    assert_eq!(
-        hub.asked(),
-        Vec::<String>::new(),
-        "the second build asks nobody"
-    );
+    the_next_build_asks_nobody(&space, &hub);
 }
 
 #[test]

@@ -50,23 +50,7 @@ impl Graph {
         let kept = Kept::from_bytes(bytes)?;
         let ids = (0..kept.outline.3.len()).map(StepId::new);
         let nodes = ids.map(|id| kept.node(id)).collect::<Option<_>>()?;
-        let ((name, description, seed, seed_source), (pools, outs, hard_links), links, _) =
-            kept.outline;
-        let (order, by_name, upstream, downstream) = links;
-        Some(Graph {
-            name,
-            description,
-            seed,
-            seed_source,
-            pools,
-            outs,
-            hard_links,
-            nodes,
-            order,
-            by_name,
-            upstream,
-            downstream,
-        })
+        Some(kept.graph(nodes))
     }
 
     /// Of the graph of [`Graph::to_bytes`] the named steps, those below them,
@@ -89,23 +73,14 @@ impl Graph {
             }
             nodes.push(node);
         }
-        let ((name, description, seed, seed_source), (pools, outs, hard_links), links, _) =
-            kept.outline;
-        let (order, by_name, upstream, downstream) = links;
-        let among = |ids: Vec<StepId>| ids.iter().filter_map(|id| place(&part, *id)).collect();
+        let part_of = |ids: &[StepId]| ids.iter().filter_map(|id| place(&part, *id)).collect();
+        let graph = kept.graph(nodes);
         Some(Graph {
-            name,
-            description,
-            seed,
-            seed_source,
-            pools,
-            outs,
-            hard_links,
-            nodes,
-            order: among(order),
-            by_name: among(by_name),
-            upstream: upstream.among(&part),
-            downstream: downstream.among(&part),
+            order: part_of(&graph.order),
+            by_name: part_of(&graph.by_name),
+            upstream: graph.upstream.among(&part),
+            downstream: graph.downstream.among(&part),
+            ..graph
         })
     }
 }
@@ -114,6 +89,27 @@ impl<'a> Kept<'a> {
     fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         let (outline, steps) = postcard::take_from_bytes::<Outline>(bytes).ok()?;
         Some(Kept { outline, steps })
+    }
+
+    /// The outline with these steps.
+    fn graph(self, nodes: Vec<Node>) -> Graph {
+        let ((name, description, seed, seed_source), settings, links, _) = self.outline;
+        let (pools, outs, hard_links) = settings;
+        let (order, by_name, upstream, downstream) = links;
+        Graph {
+            name,
+            description,
+            seed,
+            seed_source,
+            pools,
+            outs,
+            hard_links,
+            nodes,
+            order,
+            by_name,
+            upstream,
+            downstream,
+        }
     }
 
     /// The bytes of a step.

@@ -595,10 +595,8 @@ mod tests {
         assert!(store.take(&made).is_err());
     }
 
-    #[test]
-    fn history_is_known_at_once_and_kept_after_commit() {
-        let (folder, store) = space();
-        let key = Key(Digest::of(b"key"));
+    /// A step, a key and what the store may be told of it.
+    fn result(store: &LocalStore) -> (StepRef, Key, Entry) {
         let step = StepRef {
             pipeline: "p".into(),
             step: "s".into(),
@@ -608,6 +606,13 @@ mod tests {
             record: store.put(b"{}").unwrap(),
             millis: 1,
         };
+        (step, Key(Digest::of(b"key")), entry)
+    }
+
+    #[test]
+    fn history_is_known_at_once_and_kept_after_commit() {
+        let (folder, store) = space();
+        let (step, key, entry) = result(&store);
         store.note(Note::Started(step.clone(), key)).unwrap();
         store
             .note(Note::Finished(step, key, entry.clone()))
@@ -624,16 +629,7 @@ mod tests {
     #[test]
     fn history_that_could_not_be_written_is_written_by_the_next_commit() {
         let (folder, store) = space();
-        let key = Key(Digest::of(b"key"));
-        let step = StepRef {
-            pipeline: "p".into(),
-            step: "s".into(),
-        };
-        let entry = Entry {
-            outputs: Vec::new(),
-            record: store.put(b"{}").unwrap(),
-            millis: 1,
-        };
+        let (step, key, entry) = result(&store);
         store
             .note(Note::Finished(step, key, entry.clone()))
             .unwrap();

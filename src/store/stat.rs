@@ -146,11 +146,7 @@ impl StatCache {
         if !stat.is_file() {
             return Err(ContentError::Special(path.to_owned()));
         }
-        let name = path.as_os_str().as_bytes();
-        match hash_at(CWD, name, &stat, &mut Vec::new()).on("read", path)? {
-            Hashed::Changed => Err(ContentError::Changed(path.to_owned())),
-            Hashed::Known(known) => Ok(known.artifact()),
-        }
+        Ok(read(path, &stat)?.artifact())
     }
 
     /// Like [`StatCache::content`], but a small file is read where what is kept
@@ -242,16 +238,11 @@ impl StatCache {
         state.dirty |= is_new;
     }
 
-    /// The digest, and the stat tuple of what was read.
+    /// Reads a file and notes what was found.
     fn hash(&self, path: &Path, stat: &Stat) -> Result<Known, ContentError> {
-        let name = path.as_os_str().as_bytes();
-        match hash_at(CWD, name, stat, &mut Vec::new()).on("read", path)? {
-            Hashed::Changed => Err(ContentError::Changed(path.to_owned())),
-            Hashed::Known(known) => {
-                self.learn_known(path, known);
-                Ok(known)
-            }
-        }
+        let known = read(path, stat)?;
+        self.learn_known(path, known);
+        Ok(known)
     }
 
     /// The trace of a path as it was when its content was last asked for.
@@ -357,6 +348,15 @@ impl StatCache {
     fn learn_known(&self, path: &Path, known: Known) {
         let row = Row::file(path.as_os_str().as_bytes(), known);
         self.put(path, Arc::new(row), true);
+    }
+}
+
+/// The digest of a file, and the stat tuple of what was read.
+fn read(path: &Path, stat: &Stat) -> Result<Known, ContentError> {
+    let name = path.as_os_str().as_bytes();
+    match hash_at(CWD, name, stat, &mut Vec::new()).on("read", path)? {
+        Hashed::Changed => Err(ContentError::Changed(path.to_owned())),
+        Hashed::Known(known) => Ok(known),
     }
 }
 
