@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::DumpableBehavior;
-use support::{Run, Space};
+use support::{Run, Space, can_hold};
 
 /// What the program is to do, and at which socket.
 const DO: &str = "EVADE";
@@ -93,16 +93,6 @@ fn io_uring() -> io::Result<()> {
     (ring >= 0)
         .then_some(())
         .ok_or_else(io::Error::last_os_error)
-}
-
-/// Whether the kernel can hold anything; says so if it cannot.
-fn can_hold() -> bool {
-    let abi = retune::exec::landlock_abi();
-    let enough = abi.is_some_and(|abi| abi >= 3);
-    if !enough {
-        eprintln!("SKIPPED: this kernel's Landlock has interface {abi:?}, and 3 is needed");
-    }
-    enough
 }
 
 /// A project whose step `a` is held and runs this program to do `what`; `at`

@@ -10,17 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use rustix::process::Signal;
-use support::{Run, Space};
-
-/// Whether the kernel can hold anything; says so if it cannot.
-fn can_hold() -> bool {
-    let abi = retune::exec::landlock_abi();
-    let enough = abi.is_some_and(|abi| abi >= 3);
-    if !enough {
-        eprintln!("SKIPPED: this kernel's Landlock has interface {abi:?}, and 3 is needed");
-    }
-    enough
-}
+use support::{Run, Space, can_hold};
 
 /// A project with `data/ok.txt` and `data/secret.txt` and a step `a` that is
 /// held, declares the first and runs `script`; `more` are further fields.

@@ -269,6 +269,17 @@ impl Space {
     }
 }
 
+/// Whether the kernel can hold a step in the sandbox; says so if it cannot.
+#[cfg(target_os = "linux")]
+pub fn can_hold() -> bool {
+    let abi = retune::exec::landlock_abi();
+    let enough = abi.is_some_and(|abi| abi >= 3);
+    if !enough {
+        eprintln!("SKIPPED: this kernel's Landlock has interface {abi:?}, and 3 is needed");
+    }
+    enough
+}
+
 /// Whether `unshare` with these arguments can start a program.
 pub fn can_unshare(within: &[&str]) -> bool {
     let probe = Command::new("unshare").args(within).arg("true").output();
