@@ -1,7 +1,7 @@
 //! What was seen at paths: files with stat tuples and digests, folders as flat trees of them, so that looking again costs one stat a file.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,10 @@ pub(super) enum Hashed {
 /// Smaller files are read in one go.
 const SMALL: u64 = 512 * 1024;
 
+/// How often a file is read whose inode changed meanwhile, but not its times: as
+/// a rule it got or lost a name, which is no change of what is in it.
+const LOOKS: usize = 5;
+
 /// Hashes the file `name` in `dir`, whose stat tuple was `before`.
 pub(super) fn hash_at(
     dir: impl AsFd,
@@ -129,19 +133,24 @@ pub(super) fn hash_at(
         if n as u64 == before.size && Stat::of_file(&file)? == *before {
             return Ok(Hashed::Known(known(Digest::of(buffer), *before)));
         }
-        use std::io::Seek;
+    }
+    for _ in 0..LOOKS {
         (&file).rewind()?;
+        let before = Stat::of_file(&file)?;
+        let (digest, size) = match Digest::of_open(&file) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Hashed::Changed),
+            other => other?,
+        };
+        let after = Stat::of_file(&file)?;
+        if before == after && size == after.size {
+            return Ok(Hashed::Known(known(digest, after)));
+        }
+        let ctime_ns = after.ctime_ns;
+        if after != (Stat { ctime_ns, ..before }) {
+            break;
+        }
     }
-    let before = Stat::of_file(&file)?;
-    let (digest, size) = match Digest::of_open(&file) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Hashed::Changed),
-        other => other?,
-    };
-    let after = Stat::of_file(&file)?;
-    if before != after || size != after.size {
-        return Ok(Hashed::Changed);
-    }
-    Ok(Hashed::Known(known(digest, after)))
+    Ok(Hashed::Changed)
 }
 
 /// What looking again found, the worst last.

@@ -574,6 +574,28 @@ mod tests {
     }
 
     #[test]
+    fn another_name_for_a_file_while_it_is_hashed_is_no_change_of_it() {
+        let (folder, _) = space();
+        let path = folder.path().join("f");
+        fs::write(&path, vec![7; 8 << 20]).unwrap();
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let ended = ended;
+                let name = folder.path().join("g");
+                while ended.recv_timeout(Duration::from_millis(25)).is_err() {
+                    fs::hard_link(&path, &name).unwrap();
+                    fs::remove_file(&name).unwrap();
+                }
+            });
+            for _ in 0..60 {
+                StatCache::empty().content(&path).unwrap();
+            }
+            done.send(()).unwrap();
+        });
+    }
+
+    #[test]
     fn an_edit_right_after_hashing_is_seen_even_when_the_stat_is_the_same() {
         let (folder, cache) = space();
         let path = folder.path().join("f");
