@@ -9,8 +9,9 @@ use candle_nn::ops;
 use super::batch::{Batch, IGNORE};
 use super::kernels::elementwise::{self, Activation, Rotary};
 use super::layout::{BranchNorms, Module, Slot};
+use super::linear::dropout_stream;
 use super::lora::Lora;
-use super::model::{Decoder, Dropout, Loss, dropout_stream};
+use super::model::{Decoder, Dropout, Loss};
 use super::tensors::{TensorId, Tensors};
 use super::train::{Core, CoreError};
 

@@ -2,8 +2,8 @@
 //!
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
 //! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
-//! [`model`] is the decoder with its hand-written backward pass and [`lora`] the
-//! adapters on it; [`tokenizer`] and [`batch`] turn rows into tokens;
+//! [`model`] is the decoder with its hand-written backward pass, [`linear`] its
+//! linear layers and [`lora`] the adapters on them; [`tokenizer`] and [`batch`] turn rows into tokens;
 //! [`train`] is the loop over a [`train::Core`], which is the decoder here or
 //! candle's automatic differentiation, and [`checkpoint`] what it goes on
 //! from; [`target`] says which layers an adapter sits on, [`adapter`] and
@@ -23,6 +23,7 @@ pub mod generate;
 pub mod gguf;
 pub mod kernels;
 pub mod layout;
+mod linear;
 pub mod llama_cpp;
 pub mod lora;
 pub mod merge;
