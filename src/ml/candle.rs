@@ -15,6 +15,73 @@ use super::model::{Decoder, Dropout, Loss};
 use super::tensors::{TensorId, Tensors};
 use super::train::{Core, CoreError};
 
+/// Where candle computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the processor.
+    Cpu,
+    /// On the first CUDA device that can be seen.
+    Cuda,
+    /// On the first Metal device.
+    Metal,
+}
+
+impl Place {
+    /// Whether this build can compute there.
+    pub fn is_built_in(self) -> bool {
+        match self {
+            Place::Cpu => true,
+            Place::Cuda => cfg!(feature = "cuda"),
+            Place::Metal => cfg!(feature = "metal"),
+        }
+    }
+
+    fn device(self) -> Result<Device> {
+        match self {
+            Place::Cpu => Ok(Device::Cpu),
+            Place::Cuda => Device::new_cuda(0),
+            Place::Metal => Device::new_metal(0),
+        }
+    }
+
+    /// What the device is called, as far as that can be told; bits are promised
+    /// for one model of a device only.
+    pub fn describe(self) -> String {
+        match self {
+            Place::Cpu => "cpu".to_owned(),
+            Place::Metal => "metal".to_owned(),
+            Place::Cuda => {
+                let models = cuda_models();
+                match models.is_empty() {
+                    true => "cuda".to_owned(),
+                    false => format!("cuda: {}", models.join(", ")),
+                }
+            }
+        }
+    }
+}
+
+/// The models of NVIDIA's devices, as its driver tells of them below `/proc`.
+fn cuda_models() -> Vec<String> {
+    let folders = std::fs::read_dir("/proc/driver/nvidia/gpus");
+    let folders = folders.into_iter().flatten().flatten();
+    let texts =
+        folders.filter_map(|gpu| std::fs::read_to_string(gpu.path().join("information")).ok());
+    let mut models: Vec<String> = texts
+        .filter_map(|text| {
+            Some(
+                text.lines()
+                    .find_map(|l| l.strip_prefix("Model:"))?
+                    .trim()
+                    .to_owned(),
+            )
+        })
+        .collect();
+    models.sort();
+    models.dedup();
+    models
+}
+
 /// Trains an adapter, or all weights when there is none, by candle's automatic differentiation.
 pub struct CandleCore {
     decoder: Decoder,
@@ -25,9 +92,13 @@ pub struct CandleCore {
 }
 
 impl CandleCore {
-    /// Puts a model on candle's CPU device.
-    pub fn new(decoder: Decoder, lora: Option<Lora>) -> std::result::Result<Self, CoreError> {
-        let device = Device::Cpu;
+    /// Puts a model on a device.
+    pub fn new(
+        decoder: Decoder,
+        lora: Option<Lora>,
+        place: Place,
+    ) -> std::result::Result<Self, CoreError> {
+        let device = place.device().map_err(core_error)?;
         let weights = upload(&decoder.weights, &device).map_err(core_error)?;
         Ok(CandleCore {
             decoder,

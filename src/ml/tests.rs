@@ -158,12 +158,12 @@ pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
 #[cfg(feature = "candle")]
 mod against_candle {
     use super::*;
-    use crate::ml::candle::CandleCore;
+    use crate::ml::candle::{CandleCore, Place};
     use crate::ml::train::Core;
 
     fn check(name: &str, decoder: Decoder, lora: Option<Lora>, ours: (Loss, Tensors)) {
         let batch = batch(&decoder.config);
-        let mut core = CandleCore::new(decoder, lora).unwrap();
+        let mut core = CandleCore::new(decoder, lora, Place::Cpu).unwrap();
         let mut theirs = core.params().zeros_like();
         let dropout = Dropout { seed: 9, step: 4 };
         let scale = 1.0 / batch.counted() as f32;

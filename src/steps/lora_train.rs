@@ -7,14 +7,16 @@ use super::training::{self, StepObserver, common};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
+#[cfg(feature = "candle")]
+use crate::ml::candle::{CandleCore, Place};
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
 use crate::ml::model::Decoder;
 use crate::ml::optim::Schedule;
 use crate::ml::tokenizer::Tokenizer;
-use crate::ml::train::{self, Data, LoraCore, Options, Report, Summary, TrainError, flops};
+use crate::ml::train::{self, Core, Data, LoraCore, Options, Report, Summary, TrainError, flops};
 use crate::step::{
-    Context, FieldError, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
+    Context, FieldError, Gpus, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
 };
 
 /// The kind.
@@ -104,8 +106,43 @@ enum Backend {
     /// Our own kernels: the same bits on every processor.
     #[default]
     Cpu,
-    /// candle's automatic differentiation.
+    /// candle's automatic differentiation, on the processor.
     Candle,
+    /// candle on an NVIDIA GPU.
+    Cuda,
+    /// candle on an Apple GPU.
+    Metal,
+}
+
+impl Backend {
+    #[cfg(feature = "candle")]
+    fn place(self) -> Place {
+        match self {
+            Backend::Cpu | Backend::Candle => Place::Cpu,
+            Backend::Cuda => Place::Cuda,
+            Backend::Metal => Place::Metal,
+        }
+    }
+
+    #[cfg(feature = "candle")]
+    fn is_built_in(self) -> bool {
+        self.place().is_built_in()
+    }
+
+    #[cfg(not(feature = "candle"))]
+    fn is_built_in(self) -> bool {
+        self == Backend::Cpu
+    }
+
+    /// As the pipeline file writes it; the feature it needs is called the same.
+    fn name(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Candle => "candle",
+            Backend::Cuda => "cuda",
+            Backend::Metal => "metal",
+        }
+    }
 }
 
 fn default_rank() -> usize {
@@ -224,15 +261,24 @@ impl Step for LoraTrain {
         if params.target_modules.is_empty() {
             return Err(FieldError::new("target_modules", "must name a module"));
         }
-        if params.backend == Backend::Candle && !cfg!(feature = "candle") {
-            let message = "is \"candle\", which this build was made without";
+        if !params.backend.is_built_in() {
+            let name = params.backend.name();
+            let message = format!(
+                "is \"{name}\", which this build was made without: build with --features {name}"
+            );
             return Err(FieldError::new("backend", message));
         }
         common!(params).check()
     }
 
-    fn resources(_: &Params) -> Resources {
-        Resources::all_cpus()
+    fn resources(params: &Params) -> Resources {
+        match params.backend {
+            Backend::Cuda => Resources {
+                gpus: Gpus::new(1.0).unwrap_or_default(),
+                ..Resources::default()
+            },
+            _ => Resources::all_cpus(),
+        }
     }
 
     fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
@@ -333,40 +379,38 @@ fn train(
     let isa = decoder.isa();
     let validation = data.validation.as_ref();
     let mut checkpoints = training::checkpoints(context);
+    #[cfg(feature = "candle")]
+    if backend != Backend::Cpu {
+        context.fact("device", backend.place().describe());
+    }
     let mut observer = StepObserver::new(context)?;
+    let mut run = |core: &mut dyn Core| {
+        let (data, checkpoints) = (&data.train, checkpoints.as_mut());
+        train::train(
+            core,
+            data,
+            validation,
+            options,
+            isa,
+            &mut observer,
+            checkpoints,
+        )
+    };
     let trained = match backend {
         Backend::Cpu => {
             let mut core = LoraCore { decoder, lora };
-            let summary = train::train(
-                &mut core,
-                &data.train,
-                validation,
-                options,
-                isa,
-                &mut observer,
-                checkpoints.as_mut(),
-            )?;
+            let summary = run(&mut core)?;
             (core.lora, summary)
         }
         #[cfg(feature = "candle")]
-        Backend::Candle => {
-            let mut core = ml::candle::CandleCore::new(decoder, Some(lora))?;
-            let summary = train::train(
-                &mut core,
-                &data.train,
-                validation,
-                options,
-                isa,
-                &mut observer,
-                checkpoints.as_mut(),
-            )?;
-            (
-                core.into_lora().expect("it was made with an adapter"),
-                summary,
-            )
+        Backend::Candle | Backend::Cuda | Backend::Metal => {
+            let mut core = CandleCore::new(decoder, Some(lora), backend.place())?;
+            let summary = run(&mut core)?;
+            let lora = core.into_lora().expect("it was made with an adapter");
+            (lora, summary)
         }
         #[cfg(not(feature = "candle"))]
-        Backend::Candle => return Err(StepError::new("this build was made without candle")),
+        _ => return Err(StepError::new("this build was made without candle")),
     };
     observer.finish()?;
     Ok(trained)
