@@ -3,14 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training::{self, StepObserver, common};
+use super::training::{self, StepObserver, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
 use crate::ml::model::Decoder;
-use crate::ml::optim::Schedule;
 use crate::ml::tokenizer::Tokenizer;
 use crate::ml::train::{self, Data, LoraCore, Options, Report, Summary, TrainError, flops};
 use crate::step::{
@@ -20,81 +19,39 @@ use crate::step::{
 /// The kind.
 pub struct LoraTrain;
 
-/// Its parameters, named as in PEFT where it has them.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Params {
-    /// Rank of the update.
-    #[serde(default = "default_rank")]
-    rank: usize,
-    /// Numerator of the scale alpha / rank.
-    #[serde(default = "default_alpha")]
-    alpha: f64,
-    /// Whether the scale is alpha / √rank instead (rsLoRA).
-    #[serde(default)]
-    rslora: bool,
-    /// Probability with which an input of the adapter is dropped.
-    #[serde(default)]
-    dropout: f64,
-    /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
-    /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
-    /// `all-linear`.
-    #[serde(default = "default_targets")]
-    target_modules: Vec<String>,
-    /// The blocks to adapt, from 0; all when not given.
-    #[serde(default)]
-    layers: Option<Vec<usize>>,
-    /// What computes: our own kernels or candle.
-    #[serde(default)]
-    backend: Backend,
-    /// Peak learning rate.
-    #[serde(default = "default_learning_rate")]
-    learning_rate: f64,
-    /// How the learning rate goes after the warm-up.
-    #[serde(default)]
-    schedule: Schedule,
-    /// Steps over which the learning rate rises to its peak.
-    #[serde(default = "default_warmup")]
-    warmup_steps: u64,
-    /// Times the data is gone through; 0 for as often as `max_steps` takes.
-    #[serde(default = "default_epochs")]
-    epochs: u64,
-    /// Optimizer steps after which to end; 0 for no such end.
-    #[serde(default)]
-    max_steps: u64,
-    /// Longest sequence in tokens; longer rows are cut off, longer texts split.
-    #[serde(default = "default_max_length")]
-    max_length: usize,
-    /// Most tokens in a micro-batch; rows are packed into it.
-    #[serde(default = "default_batch_tokens")]
-    batch_tokens: usize,
-    /// Micro-batches in an optimizer step.
-    #[serde(default = "one")]
-    accumulation: usize,
-    /// AdamW's decay of the first moment.
-    #[serde(default = "default_beta1")]
-    beta1: f64,
-    /// AdamW's decay of the second moment.
-    #[serde(default = "default_beta2")]
-    beta2: f64,
-    /// Added to the root of AdamW's second moment.
-    #[serde(default = "default_eps")]
-    eps: f64,
-    /// AdamW's decoupled weight decay, on matrices only.
-    #[serde(default = "default_weight_decay")]
-    weight_decay: f64,
-    /// Greatest norm of the gradient; greater ones are scaled down; 0 for any.
-    #[serde(default = "default_clip_norm")]
-    clip_norm: f64,
-    /// Steps between validations; 0 for one at the end alone.
-    #[serde(default)]
-    eval_every: u64,
-    /// Steps between lines of the log.
-    #[serde(default = "default_log_every")]
-    log_every: u64,
-    /// Seed of the adapter's first values, the order of the data, and dropout.
-    #[serde(default)]
-    seed: u64,
+training_params! {
+    /// Its parameters, named as in PEFT where it has them.
+    #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Params {
+        /// Rank of the update.
+        #[serde(default = "default_rank")]
+        rank: usize,
+        /// Numerator of the scale alpha / rank.
+        #[serde(default = "default_alpha")]
+        alpha: f64,
+        /// Whether the scale is alpha / √rank instead (rsLoRA).
+        #[serde(default)]
+        rslora: bool,
+        /// Probability with which an input of the adapter is dropped.
+        #[serde(default)]
+        dropout: f64,
+        /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
+        /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
+        /// `all-linear`.
+        #[serde(default = "default_targets")]
+        target_modules: Vec<String>,
+        /// The blocks to adapt, from 0; all when not given.
+        #[serde(default)]
+        layers: Option<Vec<usize>>,
+        /// What computes: our own kernels or candle.
+        #[serde(default)]
+        backend: Backend,
+    }
+    warmup_steps = 5,
+    epochs = 3,
+    beta2 = 0.999,
+    weight_decay = 0.0,
 }
 
 /// What computes losses and gradients.
@@ -118,54 +75,6 @@ fn default_alpha() -> f64 {
 
 fn default_targets() -> Vec<String> {
     vec![ALL_LINEAR.to_owned()]
-}
-
-fn default_learning_rate() -> f64 {
-    1e-3
-}
-
-fn default_warmup() -> u64 {
-    5
-}
-
-fn default_epochs() -> u64 {
-    3
-}
-
-fn default_max_length() -> usize {
-    512
-}
-
-fn default_batch_tokens() -> usize {
-    2048
-}
-
-fn one() -> usize {
-    1
-}
-
-fn default_beta1() -> f64 {
-    0.9
-}
-
-fn default_beta2() -> f64 {
-    0.999
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-fn default_weight_decay() -> f64 {
-    0.0
-}
-
-fn default_clip_norm() -> f64 {
-    1.0
-}
-
-fn default_log_every() -> u64 {
-    1
 }
 
 impl Params {
@@ -228,7 +137,7 @@ impl Step for LoraTrain {
             let message = "is \"candle\", which this build was made without";
             return Err(FieldError::new("backend", message));
         }
-        common!(params).check()
+        params.common().check()
     }
 
     fn resources(_: &Params) -> Resources {
@@ -241,7 +150,7 @@ impl Step for LoraTrain {
 }
 
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
-    let common = common!(params);
+    let common = params.common();
     let model = context.input("model")?.to_owned();
     let decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;

@@ -146,36 +146,169 @@ impl Common {
     }
 }
 
-/// Builds [`Common`] from a parameter struct that has its fields.
-macro_rules! common {
-    ($params:expr) => {{
-        let params = $params;
-        $crate::steps::training::Common {
-            max_length: params.max_length,
-            options: $crate::ml::train::Options {
-                seed: params.seed,
-                learning_rate: params.learning_rate,
-                schedule: params.schedule,
-                warmup_steps: params.warmup_steps,
-                adamw: $crate::ml::optim::AdamW {
-                    beta1: params.beta1,
-                    beta2: params.beta2,
-                    eps: params.eps,
-                    weight_decay: params.weight_decay,
-                },
-                clip_norm: params.clip_norm,
-                epochs: params.epochs,
-                max_steps: params.max_steps,
-                batch_tokens: params.batch_tokens,
-                accumulation: params.accumulation,
-                eval_every: params.eval_every,
-                log_every: params.log_every,
-            },
+/// A parameter struct of a training kind: its own fields, then those that all
+/// of them have, with the defaults in which the kinds differ. A nested struct
+/// would show in the pipeline file, and serde's `flatten` would take what is
+/// unknown without a word. [`Common`] comes out of `common()`.
+macro_rules! training_params {
+    (
+        $(#[$struct_attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$attribute:meta])* $field:ident: $type:ty,)*
         }
-    }};
+        warmup_steps = $warmup:literal,
+        epochs = $epochs:literal,
+        beta2 = $beta2:literal,
+        weight_decay = $decay:literal,
+    ) => {
+        $(#[$struct_attribute])*
+        $visibility struct $name {
+            $($(#[$attribute])* $field: $type,)*
+            /// Peak learning rate.
+            #[serde(default = "defaults::learning_rate")]
+            learning_rate: f64,
+            /// How the learning rate goes after the warm-up.
+            #[serde(default)]
+            schedule: $crate::ml::optim::Schedule,
+            /// Steps over which the learning rate rises to its peak.
+            #[serde(default = "defaults::warmup_steps")]
+            warmup_steps: u64,
+            /// Times the data is gone through; 0 for as often as `max_steps` takes.
+            #[serde(default = "defaults::epochs")]
+            epochs: u64,
+            /// Optimizer steps after which to end; 0 for no such end.
+            #[serde(default)]
+            max_steps: u64,
+            /// Longest sequence in tokens; longer rows are cut off, longer texts split.
+            #[serde(default = "defaults::max_length")]
+            max_length: usize,
+            /// Most tokens in a micro-batch; rows are packed into it.
+            #[serde(default = "defaults::batch_tokens")]
+            batch_tokens: usize,
+            /// Micro-batches in an optimizer step.
+            #[serde(default = "defaults::one")]
+            accumulation: usize,
+            /// AdamW's decay of the first moment.
+            #[serde(default = "defaults::beta1")]
+            beta1: f64,
+            /// AdamW's decay of the second moment.
+            #[serde(default = "defaults::beta2")]
+            beta2: f64,
+            /// Added to the root of AdamW's second moment.
+            #[serde(default = "defaults::eps")]
+            eps: f64,
+            /// AdamW's decoupled weight decay, on matrices only.
+            #[serde(default = "defaults::weight_decay")]
+            weight_decay: f64,
+            /// Greatest norm of the gradient; greater ones are scaled down; 0 for any.
+            #[serde(default = "defaults::clip_norm")]
+            clip_norm: f64,
+            /// Steps between validations; 0 for one at the end alone.
+            #[serde(default)]
+            eval_every: u64,
+            /// Steps between lines of the log.
+            #[serde(default = "defaults::log_every")]
+            log_every: u64,
+            /// Seed of the order of the data and of all other chance.
+            #[serde(default)]
+            seed: u64,
+        }
+
+        /// Where the kinds differ; what they share is behind it.
+        mod defaults {
+            pub(super) use $crate::steps::training::defaults::*;
+
+            pub(super) fn warmup_steps() -> u64 {
+                $warmup
+            }
+
+            pub(super) fn epochs() -> u64 {
+                $epochs
+            }
+
+            pub(super) fn beta2() -> f64 {
+                $beta2
+            }
+
+            pub(super) fn weight_decay() -> f64 {
+                $decay
+            }
+        }
+
+        impl $name {
+            /// The parameters that all training kinds have.
+            fn common(&self) -> $crate::steps::training::Common {
+                $crate::steps::training::Common {
+                    max_length: self.max_length,
+                    options: $crate::ml::train::Options {
+                        seed: self.seed,
+                        learning_rate: self.learning_rate,
+                        schedule: self.schedule,
+                        warmup_steps: self.warmup_steps,
+                        adamw: $crate::ml::optim::AdamW {
+                            beta1: self.beta1,
+                            beta2: self.beta2,
+                            eps: self.eps,
+                            weight_decay: self.weight_decay,
+                        },
+                        clip_norm: self.clip_norm,
+                        epochs: self.epochs,
+                        max_steps: self.max_steps,
+                        batch_tokens: self.batch_tokens,
+                        accumulation: self.accumulation,
+                        eval_every: self.eval_every,
+                        log_every: self.log_every,
+                    },
+                }
+            }
+        }
+    };
 }
 
-pub(super) use common;
+pub(super) use training_params;
+
+/// Defaults of all training kinds.
+pub mod defaults {
+    /// For adapters and small models.
+    pub fn learning_rate() -> f64 {
+        1e-3
+    }
+
+    /// In tokens.
+    pub fn max_length() -> usize {
+        512
+    }
+
+    /// Four of the longest sequences.
+    pub fn batch_tokens() -> usize {
+        2048
+    }
+
+    /// No accumulation.
+    pub fn one() -> usize {
+        1
+    }
+
+    /// As the paper has it.
+    pub fn beta1() -> f64 {
+        0.9
+    }
+
+    /// As the paper has it.
+    pub fn eps() -> f64 {
+        1e-8
+    }
+
+    /// As most recipes have it.
+    pub fn clip_norm() -> f64 {
+        1.0
+    }
+
+    /// Every step.
+    pub fn log_every() -> u64 {
+        1
+    }
+}
 
 /// Writes `training.json`.
 pub fn write_report(path: &Path, report: &impl serde::Serialize) -> Result<(), StepError> {
