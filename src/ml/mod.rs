@@ -5,8 +5,10 @@
 //! [`model`] is the decoder with its hand-written backward pass, [`linear`] its
 //! linear layers and [`lora`] the adapters on them; [`tokenizer`] and [`batch`] turn rows into tokens;
 //! [`train`] is the loop over a [`train::Core`], which is the decoder here or
-//! candle's automatic differentiation, and [`checkpoint`] what it goes on
-//! from; [`target`] says which layers an adapter sits on, [`adapter`] and
+//! candle's automatic differentiation, [`optim`] its optimizer ([`eightbit`]
+//! with small moments), [`stopping`] when it ends early, [`checkpoint`] what it
+//! goes on from, [`saved`] what it leaves on its way, [`summary`] what it tells
+//! and [`tensorboard`] the same for TensorBoard; [`target`] says which layers an adapter sits on, [`adapter`] and
 //! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other
 //! programs' formats, [`merge`] writes a base with an adapter in it
 //! ([`weights`] tensor by tensor, [`origin`] of what) and
@@ -18,6 +20,7 @@ pub mod batch;
 pub mod candle;
 pub mod checkpoint;
 pub mod config;
+pub mod eightbit;
 pub mod family;
 pub mod generate;
 pub mod gguf;
@@ -33,7 +36,11 @@ pub mod optim;
 pub mod origin;
 pub mod peft;
 pub mod rng;
+pub mod saved;
+pub mod stopping;
+pub mod summary;
 pub mod target;
+pub mod tensorboard;
 pub mod tensors;
 pub mod tokenizer;
 pub mod train;

@@ -96,8 +96,12 @@ pub fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
 
 /// An adapter on every linear layer whose B is not zero.
 pub fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
+    random_lora_of(config, 3, dropout)
+}
+
+fn random_lora_of(config: &ModelConfig, rank: usize, dropout: f64) -> Lora {
     let wanted = LoraConfig {
-        rank: 3,
+        rank,
         alpha: 5.0,
         rank_stabilized: false,
         dropout,
@@ -411,8 +415,10 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
 #[test]
 fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
     use super::batch::Sequences;
-    use super::optim::{AdamW, Schedule};
-    use super::train::{LogLine, LoraCore, Observer, Options, Progress, train};
+    use super::optim::{AdamW, Precision, Schedule};
+    use super::stopping::{EarlyStopping, Keep};
+    use super::summary::{LogLine, Progress};
+    use super::train::{Keeping, LoraCore, Observer, Options, train};
 
     struct Silent;
     impl Observer for Silent {
@@ -446,6 +452,9 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
         accumulation: 2,
         eval_every: 0,
         log_every: 1,
+        optimizer: Precision::AdamW,
+        early_stopping: EarlyStopping::default(),
+        keep: Keep::Last,
     };
     let v = config.vocab_size;
     let data = Sequences {
@@ -459,7 +468,8 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
             decoder: random_decoder(&config, isa),
             lora: random_lora(&config, 0.2),
         };
-        train(&mut core, &data, None, &options, isa, &mut Silent, None).unwrap();
+        let keeping = Keeping::default();
+        train(&mut core, &data, None, &options, isa, &mut Silent, keeping).unwrap();
         let values = core.lora.tensors.iter().flat_map(|t| &t.data);
         values.map(|x| x.to_bits()).collect::<Vec<_>>()
     };
@@ -474,11 +484,12 @@ mod resumed {
     use std::time::Duration;
 
     use super::super::batch::Sequences;
-    use super::super::checkpoint::{Checkpoints, Unusable};
-    use super::super::optim::{AdamW, Schedule};
-    use super::super::train::{
-        LogLine, LoraCore, Observer, Options, Progress, Summary, TrainError, train,
-    };
+    use super::super::checkpoint::{Cadence, Checkpoints, Unusable};
+    use super::super::optim::{AdamW, Precision, Schedule};
+    use super::super::saved::{Results, SavedError};
+    use super::super::stopping::{EarlyStopping, Keep};
+    use super::super::summary::{LogLine, Progress, Summary};
+    use super::super::train::{Keeping, LoraCore, Observer, Options, TrainError, train};
     use super::*;
     use crate::hash::Digest;
 
@@ -530,12 +541,30 @@ mod resumed {
             accumulation: 2,
             eval_every: 4,
             log_every: 2,
+            optimizer: Precision::AdamW,
+            early_stopping: EarlyStopping::default(),
+            keep: Keep::Last,
         }
     }
 
     type Outcome = (Vec<u32>, Vec<String>, Summary);
 
     fn run(witness: &mut Witness, place: Option<&mut Checkpoints>) -> Result<Outcome, TrainError> {
+        let checkpoints = place;
+        let keeping = Keeping {
+            checkpoints,
+            results: None,
+        };
+        run_with(&options(), 3, witness, keeping)
+    }
+
+    /// With an adapter of that rank.
+    fn run_with(
+        options: &Options,
+        rank: usize,
+        witness: &mut Witness,
+        keeping: Keeping<'_, '_>,
+    ) -> Result<Outcome, TrainError> {
         let config = config(Family::Olmo2);
         let v = config.vocab_size;
         let all = |n| {
@@ -555,18 +584,11 @@ mod resumed {
         );
         let mut core = LoraCore {
             decoder: random_decoder(&config, Isa::detect()),
-            lora: random_lora(&config, 0.2),
+            lora: random_lora_of(&config, rank, 0.2),
         };
         let isa = Isa::detect();
-        let ended = train(
-            &mut core,
-            &data,
-            Some(&validation),
-            &options(),
-            isa,
-            witness,
-            place,
-        );
+        let validation = Some(&validation);
+        let ended = train(&mut core, &data, validation, options, isa, witness, keeping);
         let values = core.lora.tensors.iter().flat_map(|t| &t.data);
         let bits = values.map(|x| x.to_bits()).collect();
         ended.map(|summary| (bits, witness.lines.clone(), summary))
@@ -577,7 +599,7 @@ mod resumed {
     }
 
     fn open(folder: &std::path::Path) -> (Checkpoints, Result<(), Unusable>) {
-        Checkpoints::open(folder, Digest::of(b"key"), Duration::ZERO)
+        Checkpoints::open(folder, Digest::of(b"key"), Cadence::Time(Duration::ZERO))
     }
 
     fn stop_after(steps: u64) -> Witness {
@@ -615,6 +637,184 @@ mod resumed {
         assert!(run(&mut Witness::default(), Some(&mut place)).unwrap() == undisturbed());
     }
 
+    fn save(folder: &std::path::Path, params: &Tensors) -> Result<(), SavedError> {
+        Ok(params.write(&folder.join("w.safetensors"))?)
+    }
+
+    /// Every file of a folder of folders.
+    fn all_files(folder: &std::path::Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let inside = |path: &std::path::Path| -> Vec<_> {
+            let entries = std::fs::read_dir(path).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let files = inside(folder).into_iter().flat_map(|path| inside(&path));
+        files
+            .map(|path| {
+                let bytes = std::fs::read(&path).unwrap();
+                (path.strip_prefix(folder).unwrap().to_owned(), bytes)
+            })
+            .collect()
+    }
+
+    type Files = BTreeMap<std::path::PathBuf, Vec<u8>>;
+
+    /// A run with intermediate results every two steps, interrupted after each
+    /// of `stops` steps, and what it leaves.
+    fn with_results(options: &Options, rank: usize, stops: &[u64]) -> (Outcome, Files) {
+        let place = tempfile::tempdir().unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let beside = place.path().join("results");
+        let attempt = |witness: &mut Witness| {
+            let mut checkpoints = open(place.path()).0;
+            let mut results = Results::new(2, 2, Some(&beside), out.path(), &save);
+            let keeping = Keeping {
+                checkpoints: Some(&mut checkpoints),
+                results: Some(&mut results),
+            };
+            let ended = run_with(options, rank, witness, keeping);
+            ended.map(|ended| {
+                results.finish(out.path()).unwrap();
+                (ended, all_files(out.path()))
+            })
+        };
+        for stop in stops {
+            let stopped = attempt(&mut stop_after(*stop));
+            assert!(matches!(stopped, Err(TrainError::Cancelled)));
+        }
+        attempt(&mut Witness::default()).unwrap()
+    }
+
+    #[test]
+    fn intermediate_results_are_the_same_after_an_interruption() {
+        let whole = with_results(&options(), 3, &[]);
+        let names: Vec<_> = whole.1.keys().map(|path| path.to_str().unwrap()).collect();
+        // The last two of steps 2, 4, 6 and 8; 4 and 8 are validated.
+        let wanted = [
+            "step-000006/checkpoint.json",
+            "step-000006/w.safetensors",
+            "step-000008/checkpoint.json",
+            "step-000008/w.safetensors",
+        ];
+        let best_is_first = names.len() == 6 && names[0] == "step-000004/checkpoint.json";
+        assert!(names == wanted || best_is_first, "{names:?}");
+        for stops in [
+            &[1][..],
+            &[3],
+            &[5],
+            &[7],
+            &[2, 2, 2],
+            &[1, 1, 1, 1, 1, 1, 1],
+        ] {
+            assert!(with_results(&options(), 3, stops) == whole, "{stops:?}");
+        }
+    }
+
+    #[test]
+    fn an_intermediate_result_that_is_gone_or_changed_makes_the_run_begin_anew() {
+        let (place, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let beside = place.path().join("results");
+        for file in ["w.safetensors", "checkpoint.json"] {
+            let attempt = |witness: &mut Witness| {
+                let mut checkpoints = open(place.path()).0;
+                let mut results = Results::new(2, 0, Some(&beside), out.path(), &save);
+                let keeping = Keeping {
+                    checkpoints: Some(&mut checkpoints),
+                    results: Some(&mut results),
+                };
+                run_with(&options(), 3, witness, keeping)
+            };
+            assert!(attempt(&mut stop_after(5)).is_err());
+            std::fs::write(beside.join("step-000002").join(file), "x").unwrap();
+            let mut witness = Witness::default();
+            assert!(attempt(&mut witness).unwrap() == undisturbed());
+            assert_eq!(witness.resumed, None);
+            assert!(witness.warnings[0].starts_with("starting anew"));
+            std::fs::remove_file(place.path().join("training.state")).unwrap();
+        }
+    }
+
+    /// A learning rate at which the validation loss rises again.
+    fn stopping(patience: u64, keep: Keep) -> Options {
+        Options {
+            learning_rate: 0.3,
+            max_steps: 24,
+            eval_every: 1,
+            early_stopping: EarlyStopping {
+                patience,
+                min_delta: 0.0,
+            },
+            keep,
+            ..options()
+        }
+    }
+
+    #[test]
+    fn a_run_that_gets_no_better_ends_early_and_keeps_its_best_weights() {
+        let (last, ..) = with_results(&stopping(3, Keep::Last), 3, &[]);
+        let (best, ..) = with_results(&stopping(3, Keep::Best), 3, &[]);
+        let stopped = last.2.stopped.clone().unwrap();
+        let found = last.2.best.unwrap();
+        assert_eq!((stopped.step, stopped.planned), (found.step + 3, 24));
+        assert_eq!(last.2.steps, stopped.step);
+        assert!(stopped.reason.starts_with("3 validations in a row"));
+        assert_eq!(
+            (last.2.kept_step, best.2.kept_step),
+            (None, Some(found.step))
+        );
+        assert_eq!(last.1, best.1, "the log is the same");
+        // The best weights are those of a run that ends there.
+        let options = Options {
+            schedule: Schedule::Constant,
+            ..stopping(3, Keep::Best)
+        };
+        let (best, ..) = with_results(&options, 3, &[]);
+        let options = Options {
+            max_steps: best.2.kept_step.unwrap(),
+            ..options
+        };
+        assert_eq!(with_results(&options, 3, &[]).0.0, best.0);
+    }
+
+    #[test]
+    fn early_stopping_and_small_moments_go_on_with_the_same_bits() {
+        // Rank 171 gives matrices of 24 × 171 = 4104 elements: eight bits.
+        for (rank, optimizer) in [(3, Precision::AdamW), (171, Precision::AdamW8bit)] {
+            let options = Options {
+                optimizer,
+                ..stopping(3, Keep::Best)
+            };
+            let whole = with_results(&options, rank, &[]);
+            let steps = whole.0.2.steps;
+            for stop in 1..steps {
+                let again = with_results(&options, rank, &[stop]);
+                assert!(again == whole, "rank {rank}, stopped after {stop}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_needs_validations_says_so_without_them() {
+        let config = config(Family::Olmo2);
+        let data = Sequences {
+            all: vec![sequence(9, config.vocab_size, 0, 1)],
+            ..Sequences::default()
+        };
+        let mut core = LoraCore {
+            decoder: random_decoder(&config, Isa::detect()),
+            lora: random_lora(&config, 0.0),
+        };
+        for (patience, keep, field) in [
+            (2, Keep::Last, "early_stopping_patience"),
+            (0, Keep::Best, "keep = \"best\""),
+        ] {
+            let (options, keeping) = (stopping(patience, keep), Keeping::default());
+            let (isa, witness) = (Isa::detect(), &mut Witness::default());
+            let ended = train(&mut core, &data, None, &options, isa, witness, keeping);
+            let message = ended.unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+
     #[test]
     fn a_damaged_or_foreign_checkpoint_is_named_and_not_used() {
         let folder = tempfile::tempdir().unwrap();
@@ -639,7 +839,7 @@ mod resumed {
         assert_eq!(witness.resumed, None, "it began anew");
         std::fs::write(&file, &good).unwrap();
         let other = Digest::of(b"another key");
-        let (_, found) = Checkpoints::open(folder.path(), other, Duration::ZERO);
+        let (_, found) = Checkpoints::open(folder.path(), other, Cadence::Time(Duration::ZERO));
         assert!(matches!(found, Err(Unusable::Foreign(_))));
     }
 
@@ -655,10 +855,20 @@ mod resumed {
     #[test]
     fn checkpoints_are_not_written_more_often_than_asked() {
         let folder = tempfile::tempdir().unwrap();
-        let hour = Duration::from_secs(3600);
-        let mut place = Checkpoints::open(folder.path(), Digest::of(b"key"), hour).0;
-        run(&mut Witness::default(), Some(&mut place)).unwrap();
-        assert!(!folder.path().join("training.state").exists());
+        let written = |every| {
+            let mut place = Checkpoints::open(folder.path(), Digest::of(b"key"), every).0;
+            run(&mut Witness::default(), Some(&mut place)).unwrap();
+            drop(place);
+            let found = Checkpoints::open(folder.path(), Digest::of(b"key"), every).0;
+            found.found().map(|position| position.step)
+        };
+        assert_eq!(written(Cadence::Time(Duration::from_secs(3600))), None);
+        assert_eq!(written(Cadence::Steps(20)), None);
+        assert_eq!(
+            written(Cadence::Steps(3)),
+            Some(6),
+            "of nine; the last needs none"
+        );
     }
 }
 

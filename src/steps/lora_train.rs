@@ -1,17 +1,21 @@
 //! `lora.train`: trains an adapter on the answers of conversations, from nothing or from another adapter.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training::{self, StepObserver, training_params};
+use super::training::{self, Sizes, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
 use crate::ml::model::Decoder;
+use crate::ml::summary::Summary;
+use crate::ml::tensors::Tensors;
 use crate::ml::tokenizer::Tokenizer;
-use crate::ml::train::{self, Data, LoraCore, Options, Report, Summary, TrainError, flops};
+use crate::ml::train::{Data, LoraCore, TrainError};
 use crate::step::{
     Context, FieldError, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
 };
@@ -93,7 +97,7 @@ impl Params {
 impl Step for LoraTrain {
     type Params = Params;
     const KIND: &'static str = "lora.train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Trains a LoRA adapter on the answers of conversations.";
 
     const RESUMES: Resumes = Resumes::Always;
@@ -112,12 +116,9 @@ impl Step for LoraTrain {
         ]
     }
 
-    fn outputs(_: &Params) -> Vec<OutPort> {
-        vec![
-            OutPort::new("adapter", PortType::Adapter, "adapter"),
-            OutPort::new("log", PortType::Log, "log.jsonl"),
-            OutPort::new("metrics", PortType::Metrics, "training.json"),
-        ]
+    fn outputs(params: &Params) -> Vec<OutPort> {
+        let adapter = OutPort::new("adapter", PortType::Adapter, "adapter");
+        training::outputs(adapter, &params.common())
     }
 
     fn check(params: &Params) -> Result<(), FieldError> {
@@ -164,28 +165,19 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         common.max_length,
         LossOn::Completion,
     )?;
-    let frozen = decoder.linear_weights();
+    let (config, linear) = (decoder.config.clone(), decoder.linear_weights());
     let total = decoder.weights.elements();
-    let (lora, summary) = train(
-        params.backend,
-        decoder,
-        lora,
-        &data,
-        &common.options,
-        context,
-    )?;
+    let (lora, summary) = train(params, decoder, lora, &data, &base, context)?;
     adapter::write(&context.output("adapter"), &lora, &base)?;
     let trained = lora.tensors.elements();
-    let report = Report {
-        format: 1,
-        config: params,
-        flops: flops(summary.tokens, frozen, trained),
-        summary,
-        rows: data.train.counts,
-        trainable_parameters: trained,
-        total_parameters: total + trained,
+    let sizes = Sizes {
+        config: &config,
+        linear,
+        adapter: Some(trained),
+        trainable: trained,
+        total: total + trained,
     };
-    training::write_report(&context.output("training.json"), &report)
+    training::write_report(params, &common, &data, summary, &sizes, context)
 }
 
 /// A new adapter, or the one to begin with, which must be what the parameters say.
@@ -232,51 +224,35 @@ fn begin(
 }
 
 fn train(
-    backend: Backend,
+    params: &Params,
     decoder: Decoder,
     lora: Lora,
     data: &Data,
-    options: &Options,
+    base: &Base,
     context: &mut Context<'_>,
 ) -> Result<(Lora, Summary), StepError> {
-    let isa = decoder.isa();
-    let validation = data.validation.as_ref();
-    let mut checkpoints = training::checkpoints(context);
-    let mut observer = StepObserver::new(context)?;
-    let trained = match backend {
+    let (common, isa) = (params.common(), decoder.isa());
+    let mut shape = lora.clone();
+    shape.tensors = Tensors::default();
+    let write = |folder: &Path, tensors: &Tensors| {
+        let mut lora = shape.clone();
+        lora.tensors = tensors.clone();
+        Ok(adapter::write(folder, &lora, base)?)
+    };
+    match params.backend {
         Backend::Cpu => {
             let mut core = LoraCore { decoder, lora };
-            let summary = train::train(
-                &mut core,
-                &data.train,
-                validation,
-                options,
-                isa,
-                &mut observer,
-                checkpoints.as_mut(),
-            )?;
-            (core.lora, summary)
+            let summary = training::run(&mut core, data, &common, isa, &write, context)?;
+            Ok((core.lora, summary))
         }
         #[cfg(feature = "candle")]
         Backend::Candle => {
             let mut core = ml::candle::CandleCore::new(decoder, Some(lora))?;
-            let summary = train::train(
-                &mut core,
-                &data.train,
-                validation,
-                options,
-                isa,
-                &mut observer,
-                checkpoints.as_mut(),
-            )?;
-            (
-                core.into_lora().expect("it was made with an adapter"),
-                summary,
-            )
+            let summary = training::run(&mut core, data, &common, isa, &write, context)?;
+            let lora = core.into_lora().expect("it was made with an adapter");
+            Ok((lora, summary))
         }
         #[cfg(not(feature = "candle"))]
-        Backend::Candle => return Err(StepError::new("this build was made without candle")),
-    };
-    observer.finish()?;
-    Ok(trained)
+        Backend::Candle => Err(StepError::new("this build was made without candle")),
+    }
 }

@@ -1,16 +1,20 @@
 //! `model.train`: trains all weights of a model, on texts and on whole conversations.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training::{self, StepObserver, training_params};
+use super::training::{self, Sizes, training_params};
 use crate::files;
 use crate::ml;
 use crate::ml::batch::LossOn;
 use crate::ml::kernels::Isa;
 use crate::ml::model::Decoder;
+use crate::ml::saved::SavedError;
+use crate::ml::tensors::Tensors;
 use crate::ml::tokenizer::Tokenizer;
-use crate::ml::train::{self, Data, FullCore, Report, TrainError, flops};
+use crate::ml::train::{Data, FullCore, TrainError};
 use crate::step::{
     Context, FieldError, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
 };
@@ -22,8 +26,7 @@ training_params! {
     /// Its parameters.
     #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
-    pub struct Params {
-    }
+    pub struct Params {}
     warmup_steps = 10,
     epochs = 1,
     beta2 = 0.95,
@@ -33,7 +36,7 @@ training_params! {
 impl Step for ModelTrain {
     type Params = Params;
     const KIND: &'static str = "model.train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Trains all weights of a model to predict texts and conversations.";
 
     const RESUMES: Resumes = Resumes::Always;
@@ -47,12 +50,9 @@ impl Step for ModelTrain {
         ]
     }
 
-    fn outputs(_: &Params) -> Vec<OutPort> {
-        vec![
-            OutPort::new("model", PortType::Model, "model"),
-            OutPort::new("log", PortType::Log, "log.jsonl"),
-            OutPort::new("metrics", PortType::Metrics, "training.json"),
-        ]
+    fn outputs(params: &Params) -> Vec<OutPort> {
+        let model = OutPort::new("model", PortType::Model, "model");
+        training::outputs(model, &params.common())
     }
 
     fn check(params: &Params) -> Result<(), FieldError> {
@@ -87,32 +87,24 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         common.max_length,
         LossOn::Everything,
     )?;
+    let config = decoder.config.clone();
+    let write = |folder: &Path, weights: &Tensors| -> Result<(), SavedError> {
+        config.write(folder, tokenizer.special_ids())?;
+        Ok(weights.write(&folder.join("model.safetensors"))?)
+    };
     let mut core = FullCore { decoder };
-    let mut checkpoints = training::checkpoints(context);
-    let mut observer = StepObserver::new(context)?;
-    let summary = train::train(
-        &mut core,
-        &data.train,
-        data.validation.as_ref(),
-        &common.options,
-        isa,
-        &mut observer,
-        checkpoints.as_mut(),
-    )?;
-    observer.finish()?;
+    let summary = training::run(&mut core, &data, &common, isa, &write, context)?;
     let decoder = core.decoder;
     let folder = context.output("model");
     files::create_dir(&folder)?;
-    decoder.config.write(&folder, tokenizer.special_ids())?;
-    decoder.weights.write(&folder.join("model.safetensors"))?;
-    let report = Report {
-        format: 1,
-        config: params,
-        flops: flops(summary.tokens, 0, decoder.linear_weights()),
-        summary,
-        rows: data.train.counts,
-        trainable_parameters: decoder.weights.elements(),
-        total_parameters: decoder.weights.elements(),
+    write(&folder, &decoder.weights).map_err(TrainError::from)?;
+    let elements = decoder.weights.elements();
+    let sizes = Sizes {
+        config: &config,
+        linear: decoder.linear_weights(),
+        adapter: None,
+        trainable: elements,
+        total: elements,
     };
-    training::write_report(&context.output("training.json"), &report)
+    training::write_report(params, &common, &data, summary, &sizes, context)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
+use super::eval_loss::EvalLoss;
 use super::lora_train::LoraTrain;
 use super::model_init::ModelInit;
 use super::model_train::ModelTrain;
@@ -32,10 +33,14 @@ fn run<S: Step>(
     let params: S::Params = serde_json::from_value(Value::Object(resolved)).unwrap();
     let inputs: Vec<Input> = inputs
         .iter()
-        .map(|(port, path)| Input {
-            port: (*port).to_owned(),
-            label: (*port).to_owned(),
-            path: path.clone(),
+        .map(|(port, path)| {
+            // `port` or `port/label`.
+            let (port, label) = port.split_once('/').unwrap_or((port, port));
+            Input {
+                port: port.to_owned(),
+                label: label.to_owned(),
+                path: path.clone(),
+            }
         })
         .collect();
     let cancel = AtomicBool::new(false);
@@ -175,6 +180,13 @@ fn two_stages_learn_their_answers() {
     assert!(loss("last_loss") < 0.2 * loss("first_loss"), "{report}");
     assert_eq!(report["validation"].as_array().unwrap().len(), 2);
     assert_eq!(report["rows"]["rows"], 4);
+    assert_eq!(report["origins"]["test"]["rows"], 4);
+    assert_eq!(report["origins"]["test"]["tokens"], report["tokens"]);
+    assert_eq!(
+        report["origins"]["test"]["loss_tokens"],
+        report["loss_tokens"]
+    );
+    assert_eq!(report["config"]["optimizer"], "adamw");
     let log = std::fs::read_to_string(first.join("log.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 122);
 
@@ -200,6 +212,7 @@ fn two_stages_learn_their_answers() {
         assert_eq!(Some(answer.text.as_str()), row.answer());
         assert_eq!(&generator.generate(row.prompt(), &GREEDY).unwrap(), answer);
     }
+    retention(&f, &adapter, &second.join("adapter"));
     let sampling = Sampling::Seeded {
         seed: 3,
         temperature: 1.5,
@@ -208,6 +221,45 @@ fn two_stages_learn_their_answers() {
     let warm = Options { sampling, ..GREEDY };
     let once = generator.generate_batch(&prompts, &warm).unwrap();
     assert_eq!(once, generator.generate_batch(&prompts, &warm).unwrap());
+}
+
+/// What the second stage leaves of the first one, measured on the first one's rows.
+fn retention(f: &Fixture, first: &Path, second: &Path) {
+    let inputs = [
+        ("model", f.base.clone()),
+        ("tokenizer", f.tokenizer.clone()),
+        ("adapters/stage1", first.to_owned()),
+        ("adapters/stage2", second.to_owned()),
+        ("rows", f.first.0.clone()),
+    ];
+    let params = json!({"baseline": "stage1", "samples": 200});
+    let run = |name, threads| {
+        run::<EvalLoss>(f.folder.path(), name, params.clone(), &inputs, threads).unwrap()
+    };
+    let out = run("retention", 2);
+    let found = read_json(out.join("loss.json"));
+    let loss = |model: &str| found["models"][model]["loss"].as_f64().unwrap();
+    assert!(loss("stage1") < 0.5 * loss("base"), "{found}");
+    assert!(loss("stage1") < loss("stage2"), "{found}");
+    assert!(found["models"]["stage1"]["change"].is_null());
+    let change = &found["models"]["stage2"]["change"];
+    assert_eq!(change["loss"], loss("stage2") - loss("stage1"));
+    assert!(change["worse_rows"].as_u64().unwrap() > 0, "{found}");
+    let generator = Generator::open(&f.base, &f.tokenizer, Some(first)).unwrap();
+    let row = generator.answer_loss(&f.first.1[2]).unwrap();
+    let lines = std::fs::read_to_string(out.join("losses.jsonl")).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 12, "three models, four rows");
+    assert_eq!(lines[6]["model"], "stage1");
+    assert_eq!(lines[6]["loss"], row.nats_per_token);
+    let again = run("again", 1);
+    for name in ["loss.json", "losses.jsonl"] {
+        let read = |out: &Path| std::fs::read(out.join(name)).unwrap();
+        assert!(read(&out) == read(&again), "{name}");
+    }
 }
 
 #[test]
