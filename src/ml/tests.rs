@@ -11,6 +11,8 @@ use super::model::{Decoder, Dropout, Gradients, Loss};
 use super::rng::Stream;
 use super::tensors::Tensors;
 
+/// A training run against torch's.
+mod curve;
 /// Against torch, with the files beside `tests/interop/families.py`.
 pub mod families;
 
