@@ -8,8 +8,10 @@ use super::super::batch::{Sequence, Sequences, plan_epoch};
 use super::super::kernels::Isa;
 use super::super::lora::{ALL_LINEAR, Lora, LoraConfig};
 use super::super::model::Decoder;
-use super::super::optim::{AdamW, Schedule};
-use super::super::train::{LogLine, LoraCore, Observer, Options, Progress, train};
+use super::super::optim::{AdamW, Precision, Schedule};
+use super::super::stopping::{EarlyStopping, Keep};
+use super::super::summary::{LogLine, Progress};
+use super::super::train::{Keeping, LoraCore, Observer, Options, train};
 use super::families::Reference;
 use super::relative_error;
 
@@ -96,6 +98,9 @@ fn a_run_of_200_steps_is_that_of_torch() {
         accumulation: 1,
         eval_every: 0,
         log_every: 1,
+        optimizer: Precision::AdamW,
+        early_stopping: EarlyStopping::default(),
+        keep: Keep::Last,
     };
     let data = data(reference.bytes("tokens"), &options);
     let after = adapter(&reference, "after", &decoder);
@@ -103,7 +108,8 @@ fn a_run_of_200_steps_is_that_of_torch() {
     let mut core = LoraCore { decoder, lora };
     let mut losses = Losses(Vec::new());
     let isa = Isa::detect();
-    train(&mut core, &data, None, &options, isa, &mut losses, None).unwrap();
+    let keeping = Keeping::default();
+    train(&mut core, &data, None, &options, isa, &mut losses, keeping).unwrap();
 
     let theirs = reference.floats("losses");
     assert_eq!(losses.0.len(), theirs.len());
