@@ -2,18 +2,19 @@
 //!
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
 //! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
-//! [`model`] is the decoder with its hand-written backward pass, [`linear`] its
-//! linear layers and [`lora`] the adapters on them; [`tokenizer`] and [`batch`] turn rows into tokens;
-//! [`train`] is the loop over a [`train::Core`], which is the decoder here or
-//! candle's automatic differentiation, and [`checkpoint`] what it goes on
-//! from; [`target`] says which layers an adapter sits on, [`adapter`] and
-//! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other
-//! programs' formats, [`merge`] writes a base with an adapter in it
-//! ([`weights`] tensor by tensor, [`origin`] of what) and
+//! [`model`] is the decoder with its hand-written backward pass, [`block`] a block
+//! of it, [`linear`] its linear layers and [`lora`] the adapters on
+//! them; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
+//! is the loop over a [`train::Core`], which is the decoder here or candle's
+//! automatic differentiation, and [`checkpoint`] what it goes on from; [`target`]
+//! says which layers an adapter sits on, [`adapter`] and [`peft`] store PEFT folders, [`mlx`],
+//! [`llama_cpp`] and [`gguf`] other programs' formats, [`merge`] writes a base with
+//! an adapter in it ([`weights`] tensor by tensor, [`origin`] of what) and
 //! [`generate`] answers prompts. The room knows nothing of the engine.
 
 pub mod adapter;
 pub mod batch;
+mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
 pub mod checkpoint;

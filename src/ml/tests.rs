@@ -147,6 +147,14 @@ fn all_gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensor
     (loss, weights, pairs)
 }
 
+/// The bits of a loss and of gradients.
+fn bits<'a>(loss: Loss, tensors: impl IntoIterator<Item = &'a Tensors>) -> Vec<u32> {
+    let tensors = tensors.into_iter().flat_map(Tensors::iter);
+    let values = tensors.flat_map(|tensor| tensor.data.iter().map(|x| x.to_bits()));
+    let loss = loss.sum.to_bits();
+    values.chain([loss as u32, (loss >> 32) as u32]).collect()
+}
+
 pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
     let square = |x: f64| x * x;
     let pairs = ours.iter().zip(theirs);
@@ -405,6 +413,67 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
             assert!(bits == first, "{name}: {which} differs");
         }
     }
+}
+
+/// Loss and every gradient, where blocks are kept and where they are run again.
+#[test]
+fn blocks_that_are_run_again_give_the_same_bits() {
+    for (name, config) in configs() {
+        let mut decoder = random_decoder(&config, Isa::detect());
+        let batch = batch(&config);
+        let lora = random_lora(&config, 0.3);
+        let [kept, again] = [false, true].map(|checkpointing| {
+            decoder.checkpointing = checkpointing;
+            let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch);
+            bits(loss, [&weights, &pairs])
+        });
+        assert!(kept == again, "{name}, an adapter");
+        let [kept, again] = [false, true].map(|checkpointing| {
+            decoder.checkpointing = checkpointing;
+            let mut weights = decoder.weights.zeros_like();
+            let gradients = Gradients {
+                weights: Some(&mut weights),
+                lora: None,
+            };
+            let loss = decoder.gradients(None, &batch, None, 0.01, gradients);
+            bits(loss, [&weights])
+        });
+        assert!(kept == again, "{name}, all weights");
+    }
+}
+
+/// The head is gone through in slices, along its columns and along its rows.
+#[test]
+fn a_product_in_slices_has_the_bits_of_one() {
+    use super::kernels::{View, gemm};
+    use super::model::SLICE;
+    let (m, k, n, isa) = (13, SLICE + 300, 9, Isa::detect());
+    let numbers = |name: &str, length: usize| {
+        let mut numbers = vec![0.0; length];
+        Stream::new(4, name, 0, "").normal(0.0, 1.0, &mut numbers);
+        numbers
+    };
+    let (a, b) = (numbers("a", m * k), numbers("b", k * n));
+    let (mut whole, mut parts) = (vec![0.0; m * n], vec![0.0; m * n]);
+    let right = View::new(&b, k, n);
+    gemm(isa, View::new(&a, m, k), right, &mut whole, n, false);
+    for from in [0, SLICE] {
+        let width = SLICE.min(k - from);
+        let left = View::strided(&a[from..], m, width, k);
+        let right = View::new(&b[from * n..][..width * n], width, n);
+        gemm(isa, left, right, &mut parts, n, from > 0);
+    }
+    assert_eq!(parts, whole);
+    let (mut whole, mut parts) = (vec![0.0; n * k], vec![0.0; n * k]);
+    let c = numbers("c", n * m);
+    let left = View::new(&c, n, m);
+    gemm(isa, left, View::new(&a, m, k), &mut whole, k, false);
+    for from in [0, SLICE] {
+        let width = SLICE.min(k - from);
+        let right = View::strided(&a[from..], m, width, k);
+        gemm(isa, left, right, &mut parts[from..], k, false);
+    }
+    assert_eq!(parts, whole);
 }
 
 /// Twenty steps of training with dropout, for every instruction set.
