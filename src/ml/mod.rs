@@ -3,8 +3,8 @@
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
 //! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
 //! [`model`] is the decoder with its hand-written backward pass, [`block`] a block
-//! of it, [`linear`] its linear layers and [`lora`] the adapters on
-//! them; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
+//! of it, [`linear`] its linear layers, [`lora`] the adapters on them and [`dora`]
+//! their magnitudes; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
 //! is the loop over a [`train::Core`], which is the decoder here or candle's
 //! automatic differentiation, and [`checkpoint`] what it goes on from; [`target`]
 //! says which layers an adapter sits on, [`adapter`] and [`peft`] store PEFT folders, [`mlx`],
@@ -19,6 +19,7 @@ mod block;
 pub mod candle;
 pub mod checkpoint;
 pub mod config;
+pub mod dora;
 pub mod family;
 pub mod generate;
 pub mod gguf;

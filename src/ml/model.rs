@@ -10,6 +10,7 @@ use std::path::Path;
 use super::batch::{Batch, IGNORE};
 use super::block::Block;
 use super::config::{ConfigError, ModelConfig};
+use super::dora::Magnitudes;
 use super::kernels::elementwise::{self, Rotary};
 use super::kernels::{Isa, View, gemm, loss, norm};
 use super::layout::{Layout, Slot};
@@ -53,13 +54,35 @@ pub enum ModelError {
     Weights(#[from] TensorError),
 }
 
-/// The numbers that drop inputs of adapters in one micro-batch.
+/// What training adds of chance to one micro-batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     /// Seed of the run.
     pub seed: u64,
     /// Number of the micro-batch in the run.
     pub step: u64,
+    /// Noise on the embeddings is uniform within this by the root of a
+    /// sequence's elements ("NEFTune", Jain et al., 2023); 0 for none.
+    pub neftune_alpha: f64,
+}
+
+impl Dropout {
+    /// Adds the noise to the embeddings of a batch, [tokens, hidden]. Element i
+    /// of the batch has number i of the micro-batch's stream.
+    pub fn add_noise(&self, batch: &Batch, embeddings: &mut [f32]) {
+        if self.neftune_alpha <= 0.0 || batch.is_empty() {
+            return;
+        }
+        let hidden = embeddings.len() / batch.len();
+        let stream = Stream::new(self.seed, "neftune", self.step, "");
+        for sequence in &batch.sequences {
+            let elements = sequence.start * hidden..sequence.end * hidden;
+            let bound = (self.neftune_alpha / (elements.len() as f64).sqrt()) as f32;
+            for (i, x) in elements.clone().zip(&mut embeddings[elements]) {
+                *x += (2.0 * stream.uniform(i as u64) - 1.0) * bound;
+            }
+        }
+    }
 }
 
 /// What the loss of some tokens is.
@@ -124,6 +147,8 @@ pub(super) struct Pass<'a> {
     pub(super) lora: Option<&'a Lora>,
     pub(super) batch: &'a Batch,
     pub(super) dropout: Option<Dropout>,
+    /// Of an adapter that has them.
+    pub(super) magnitudes: Option<Magnitudes>,
 }
 
 impl Decoder {
@@ -244,6 +269,7 @@ impl Decoder {
             lora,
             batch,
             dropout,
+            magnitudes: lora.and_then(|lora| Magnitudes::of(self, lora)),
         }
     }
 
@@ -290,6 +316,9 @@ impl Decoder {
 
     fn forward(&self, pass: &Pass<'_>, follows: Follows) -> Tape {
         let mut x = self.embed(pass.batch.tokens.iter().copied());
+        if let Some(chance) = pass.dropout {
+            chance.add_noise(pass.batch, &mut x);
+        }
         let mut blocks = Vec::new();
         for layer in 0..self.config.layers {
             x = match (follows, self.checkpointing) {

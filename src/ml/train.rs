@@ -58,7 +58,7 @@ impl Core for FullCore {
     fn gradients(
         &mut self,
         batch: &Batch,
-        _: Dropout,
+        dropout: Dropout,
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError> {
@@ -66,7 +66,10 @@ impl Core for FullCore {
             weights: Some(gradients),
             lora: None,
         };
-        Ok(self.decoder.gradients(None, batch, None, scale, gradients))
+        let dropout = Some(dropout);
+        Ok(self
+            .decoder
+            .gradients(None, batch, dropout, scale, gradients))
     }
 }
 
@@ -133,6 +136,8 @@ pub struct Options {
     pub eval_every: u64,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Noise on the embeddings, as [`Dropout::neftune_alpha`].
+    pub neftune_alpha: f64,
 }
 
 /// What a training run is told about and asked.
@@ -332,6 +337,7 @@ pub fn train(
             let dropout = Dropout {
                 seed: options.seed,
                 step: at.micro_batch,
+                neftune_alpha: options.neftune_alpha,
             };
             let part = core.gradients(batch, dropout, scale, &mut gradients);
             loss = loss.plus(part.map_err(failed)?);

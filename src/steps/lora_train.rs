@@ -7,6 +7,7 @@ use super::training::{self, StepObserver, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
+use crate::ml::dora;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
 use crate::ml::model::Decoder;
@@ -36,6 +37,9 @@ training_params! {
         /// Probability with which an input of the adapter is dropped.
         #[serde(default)]
         dropout: f64,
+        /// Whether every adapted row has a magnitude of its own (DoRA).
+        #[serde(default)]
+        dora: bool,
         /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
         /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
         /// `all-linear`.
@@ -84,6 +88,7 @@ impl Params {
             alpha: self.alpha,
             rank_stabilized: self.rslora,
             dropout: self.dropout,
+            dora: self.dora,
             target_modules: self.target_modules.clone(),
             layers: self.layers.clone(),
         }
@@ -197,7 +202,9 @@ fn begin(
 ) -> Result<Lora, StepError> {
     let wanted = params.lora().resolve(&decoder.config)?;
     let Some(folder) = context.optional("adapter") else {
-        return Ok(Lora::init(wanted, &decoder.config, params.seed));
+        let mut lora = Lora::init(wanted, &decoder.config, params.seed);
+        dora::begin(&mut lora, decoder);
+        return Ok(lora);
     };
     let mut lora = adapter::read(folder, &decoder.config, base)?;
     let found = &lora.config;
@@ -212,6 +219,7 @@ fn begin(
         ("rank", wanted.rank == found.rank),
         ("alpha", wanted.alpha == found.alpha),
         ("rslora", wanted.rank_stabilized == found.rank_stabilized),
+        ("dora", wanted.dora == found.dora),
         (
             "target_modules",
             wanted.target_modules == found.target_modules,
@@ -223,8 +231,13 @@ fn begin(
     if let Some((field, _)) = fault {
         let message = format!("{field} is not that of the adapter to begin with");
         return Err(StepError::new(message).hint(format!(
-            "the adapter has rank {}, alpha {}, rslora {}, target_modules {:?}, layers {:?}",
-            found.rank, found.alpha, found.rank_stabilized, found.target_modules, found.layers
+            "the adapter has rank {}, alpha {}, rslora {}, dora {}, target_modules {:?}, layers {:?}",
+            found.rank,
+            found.alpha,
+            found.rank_stabilized,
+            found.dora,
+            found.target_modules,
+            found.layers
         )));
     }
     lora.config.dropout = wanted.dropout;

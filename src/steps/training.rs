@@ -125,6 +125,7 @@ impl Common {
         above("eps", options.adamw.eps)?;
         not_below("weight_decay", options.adamw.weight_decay)?;
         not_below("clip_norm", options.clip_norm)?;
+        not_below("neftune_alpha", options.neftune_alpha)?;
         above("accumulation", options.accumulation as f64)?;
         above("log_every", options.log_every as f64)?;
         if self.max_length < 2 {
@@ -200,6 +201,10 @@ macro_rules! training_params {
             /// AdamW's decoupled weight decay, on matrices only.
             #[serde(default = "defaults::weight_decay")]
             weight_decay: f64,
+            /// Noise on the embeddings in training (NEFTune): uniform within this by the
+            /// root of a sequence's elements; 0 for none, 5 in the paper.
+            #[serde(default)]
+            neftune_alpha: f64,
             /// Greatest norm of the gradient; greater ones are scaled down; 0 for any.
             #[serde(default = "defaults::clip_norm")]
             clip_norm: f64,
@@ -258,6 +263,7 @@ macro_rules! training_params {
                         accumulation: self.accumulation,
                         eval_every: self.eval_every,
                         log_every: self.log_every,
+                        neftune_alpha: self.neftune_alpha,
                     },
                 }
             }
