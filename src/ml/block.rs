@@ -60,6 +60,27 @@ struct Attention {
     output: Vec<f32>,
 }
 
+impl Block {
+    /// Bytes of what is kept.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let (Middle::Stream(middle) | Middle::Branch(middle)) = &self.middle;
+        let all = [
+            &self.input,
+            &self.queries,
+            &self.keys,
+            &self.values,
+            &self.lse,
+            &self.attended,
+            middle,
+            &self.gate,
+            &self.up,
+            &self.mlp_output,
+        ];
+        all.map(|x| size_of_val(x.as_slice())).iter().sum()
+    }
+}
+
 impl Pass<'_> {
     pub(super) fn tokens(&self) -> usize {
         self.batch.len()

@@ -6,14 +6,16 @@
 //! of it, [`linear`] its linear layers, [`lora`] the adapters on them and [`dora`]
 //! their magnitudes; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
 //! is the loop over a [`train::Core`], which is the decoder here or candle's
-//! automatic differentiation, and [`checkpoint`] what it goes on from; [`target`]
-//! says which layers an adapter sits on, [`adapter`] and [`peft`] store PEFT folders, [`mlx`],
+//! automatic differentiation, [`memory`] what it will hold, [`checkpoint`] what it
+//! goes on from and [`blame`] where it stopped being finite; [`target`] says which
+//! layers an adapter sits on, [`adapter`] and [`peft`] store PEFT folders, [`mlx`],
 //! [`llama_cpp`] and [`gguf`] other programs' formats, [`merge`] writes a base with
 //! an adapter in it ([`weights`] tensor by tensor, [`origin`] of what) and
 //! [`generate`] answers prompts. The room knows nothing of the engine.
 
 pub mod adapter;
 pub mod batch;
+pub mod blame;
 mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -28,6 +30,7 @@ pub mod layout;
 mod linear;
 pub mod llama_cpp;
 pub mod lora;
+pub mod memory;
 pub mod merge;
 pub mod mlx;
 pub mod model;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use super::batch::{Batch, IGNORE};
+use super::blame::Place;
 use super::block::Block;
 use super::config::{ConfigError, ModelConfig};
 use super::dora::Magnitudes;
@@ -273,6 +274,32 @@ impl Decoder {
         }
     }
 
+    /// The first module whose output for a batch is not finite.
+    pub fn first_not_finite(&self, lora: Option<&Lora>, batch: &Batch) -> Option<Place> {
+        let bad = |x: &[f32]| !elementwise::sum_of_squares(self.isa, x).is_finite();
+        let place = |module: String| Some(Place::of(module, self, lora));
+        let pass = self.pass(lora, batch, None);
+        let mut x = self.embed(batch.tokens.iter().copied());
+        if bad(&x) {
+            return place("model.embed_tokens".to_owned());
+        }
+        for layer in 0..self.config.layers {
+            x = pass.output(layer, &x);
+            if bad(&x) {
+                return place(format!("model.layers.{layer}"));
+            }
+        }
+        let normed = self.norm(self.layout.norm, &x);
+        if bad(&normed) {
+            return place("model.norm".to_owned());
+        }
+        let (loss, _) = self.head(&normed, batch, 0.0, None);
+        match loss.sum.is_finite() {
+            true => None,
+            false => place("lm_head".to_owned()),
+        }
+    }
+
     /// Caps logits where the model does.
     pub fn cap_logits(&self, logits: &mut [f32]) {
         if let Some(cap) = self.config.logit_cap {
@@ -336,6 +363,17 @@ impl Decoder {
             };
         }
         Tape { blocks, last: x }
+    }
+
+    /// Bytes of what a forward pass keeps of the blocks.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self, lora: Option<&Lora>, batch: &Batch) -> usize {
+        let tape = self.forward(&self.pass(lora, batch, None), Follows::Backward);
+        let bytes = tape.blocks.iter().map(|kept| match kept {
+            Kept::Input(input) => size_of_val(input.as_slice()),
+            Kept::Block(block) => block.bytes(),
+        });
+        bytes.sum()
     }
 
     /// Normalized rows of the norm's width.

@@ -1,14 +1,17 @@
 //! The training loop, the same for all weights and for adapters, on the CPU core and on candle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::adapter::AdapterError;
 use super::batch::{self, Batch, BatchError, LossOn, RowCounts, Sequences, StepPlan};
+use super::blame::{self, Blame, Place};
 use super::checkpoint::{Checkpoints, Position};
+use super::config::ModelConfig;
 use super::kernels::Isa;
 use super::lora::{Lora, LoraError};
+use super::memory::Plan;
 use super::model::{Decoder, Dropout, Gradients, Loss, ModelError};
 use super::optim::{AdamW, Optimizer, Schedule, gradient_norm};
 use super::tensors::{TensorError, Tensors};
@@ -33,6 +36,11 @@ pub trait Core {
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError>;
+
+    /// The first module whose output for a batch is not finite, where the core can tell.
+    fn first_not_finite(&mut self, _: &Batch) -> Option<Place> {
+        None
+    }
 }
 
 /// A core failed; the text is the library's.
@@ -53,6 +61,10 @@ impl Core for FullCore {
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss, CoreError> {
         Ok(self.decoder.loss(None, batch))
+    }
+
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(None, batch)
     }
 
     fn gradients(
@@ -88,6 +100,10 @@ impl Core for LoraCore {
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss, CoreError> {
         Ok(self.decoder.loss(Some(&self.lora), batch))
+    }
+
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(Some(&self.lora), batch)
     }
 
     fn gradients(
@@ -259,6 +275,12 @@ pub enum TrainError {
         /// Why.
         source: CoreError,
     },
+    /// There is nothing to train on or to validate with.
+    #[error("{}: there is no row in it; look at what the step before left out", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tokenizer has more tokens than the model.
     #[error(
         "the tokenizer has ids up to {}, but the model has only {vocabulary} tokens; use the tokenizer it was made for", tokens - 1
@@ -270,7 +292,9 @@ pub enum TrainError {
         vocabulary: usize,
     },
     /// Rows may be longer than the model's context.
-    #[error("max_length is {max_length}, but the model's context is {context} tokens")]
+    #[error(
+        "max_length is {max_length}, but the model's context is {context} tokens; set max_length to {context} or less"
+    )]
     Context {
         /// Asked for.
         max_length: usize,
@@ -279,13 +303,15 @@ pub enum TrainError {
     },
     /// The loss or a gradient is not a number.
     #[error(
-        "the {what} of step {step} is not finite; lower learning_rate or clip_norm, or raise warmup_steps"
+        "the {what} of step {step} is not finite{blame}; lower learning_rate or clip_norm, or raise warmup_steps"
     )]
     NotFinite {
         /// The loss or a gradient's name.
         what: String,
         /// The step.
         step: u64,
+        /// Where it began.
+        blame: Box<Blame>,
     },
     /// The user asked to stop.
     #[error("cancelled")]
@@ -344,7 +370,17 @@ pub fn train(
             at.micro_batch += 1;
             at.summary.tokens += batch.len() as u64;
         }
-        let norm = finite(loss, &gradients, step, isa)?;
+        let norm = match finite(loss, &gradients, isa) {
+            Ok(norm) => norm,
+            Err(what) => {
+                if !loss.sum.is_finite() {
+                    gradients.clear();
+                }
+                let found = blame::find(core, data, step_plan, &mut gradients, isa);
+                let blame = Box::new(found.map_err(failed)?);
+                return Err(TrainError::NotFinite { what, step, blame });
+            }
+        };
         let factor = options
             .schedule
             .factor(step - 1, options.warmup_steps, total);
@@ -445,15 +481,25 @@ fn plan(data: &Sequences, options: &Options) -> (Vec<StepPlan>, usize) {
     (plan, per_epoch.max(1))
 }
 
-/// The gradients' norm, or an error naming what is not finite.
-fn finite(loss: Loss, gradients: &Tensors, step: u64, isa: Isa) -> Result<f64, TrainError> {
-    let not_finite = |what: String| TrainError::NotFinite { what, step };
+/// The most tokens in a micro-batch of a run.
+pub fn largest_batch(data: &Sequences, options: &Options) -> usize {
+    let tokens = |batch: &Vec<usize>| batch.iter().map(|n| data.all[*n].tokens.len()).sum();
+    let (plan, _) = plan(data, options);
+    let batches = plan.iter().flat_map(|step| &step.batches);
+    batches.map(tokens).max().unwrap_or(0)
+}
+
+/// The gradients' norm, or what is not finite.
+fn finite(loss: Loss, gradients: &Tensors, isa: Isa) -> Result<f64, String> {
     if !loss.sum.is_finite() {
-        return Err(not_finite("loss".to_owned()));
+        return Err("loss".to_owned());
     }
     match gradient_norm(gradients, isa) {
         (norm, None) => Ok(norm),
-        (_, Some(name)) => Err(not_finite(format!("gradient of '{name}'"))),
+        (_, Some(name)) => {
+            let name = blame::first_gradient(gradients, isa).unwrap_or(name);
+            Err(format!("gradient of '{name}'"))
+        }
     }
 }
 
@@ -516,14 +562,13 @@ impl Data {
     /// Reads and encodes rows (`.jsonl`) and plain texts (any other file),
     /// after checking that tokenizer, lengths and model fit each other.
     pub fn read(
-        decoder: &Decoder,
+        config: &ModelConfig,
         tokenizer: &Tokenizer,
         train: &[(&str, &Path)],
         validation: Option<&Path>,
         max_length: usize,
         loss_on: LossOn,
     ) -> Result<Self, TrainError> {
-        let config = &decoder.config;
         if tokenizer.id_bound() > config.vocab_size {
             return Err(TrainError::Vocabulary {
                 tokens: tokenizer.id_bound(),
@@ -536,16 +581,22 @@ impl Data {
                 context: config.max_positions,
             });
         }
+        let some = |rows: Vec<Row>, path: &Path| match rows.is_empty() {
+            true => Err(TrainError::NoRows {
+                path: path.to_owned(),
+            }),
+            false => Ok(rows),
+        };
         let mut rows = Vec::new();
         for (label, path) in train {
-            rows.extend(read_texts(label, path)?);
+            rows.extend(some(read_texts(label, path)?, path)?);
         }
         let encode = |rows: &[Row]| Sequences::encode(rows, tokenizer, max_length, loss_on);
         Ok(Data {
             train: encode(&rows)?,
             validation: match validation {
                 None => None,
-                Some(path) => Some(encode(&read_rows(path)?)?),
+                Some(path) => Some(encode(&some(read_rows(path)?, path)?)?),
             },
         })
     }
@@ -576,6 +627,9 @@ pub struct Report<'a, C: Serialize> {
     pub trainable_parameters: usize,
     /// Elements of the model and, where there is one, its adapter.
     pub total_parameters: usize,
+    /// What the run was to hold in memory, where that was known before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Plan>,
     /// Floating-point operations of all linear layers, forward and backward;
     /// attention, norms and validation are not counted.
     pub flops: u64,

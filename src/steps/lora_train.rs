@@ -7,6 +7,7 @@ use super::training::{self, StepObserver, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
+use crate::ml::config::ModelConfig;
 use crate::ml::dora;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
@@ -142,6 +143,10 @@ impl Step for LoraTrain {
             let message = "is \"candle\", which this build was made without";
             return Err(FieldError::new("backend", message));
         }
+        if params.backend == Backend::Candle && params.gradient_checkpointing {
+            let message = "is for the backend \"cpu\"";
+            return Err(FieldError::new("gradient_checkpointing", message));
+        }
         params.common().check()
     }
 
@@ -157,18 +162,26 @@ impl Step for LoraTrain {
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
     let common = params.common();
     let model = context.input("model")?.to_owned();
-    let decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
+    let config = ModelConfig::read(&model)?;
+    let wanted = params.lora().resolve(&config)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let base = Base::of(&model)?;
-    let lora = begin(params, context, &decoder, &base)?;
     let data = Data::read(
-        &decoder,
+        &config,
         &tokenizer,
         &[("train", context.input("train")?)],
         context.optional("validation"),
         common.max_length,
         LossOn::Completion,
     )?;
+    let memory = match params.backend {
+        Backend::Cpu => Some(common.plan_memory(&config, Some(&wanted), &data, context)?),
+        // What candle holds is not known before.
+        Backend::Candle => None,
+    };
+    let mut decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
+    decoder.checkpointing = common.gradient_checkpointing;
+    let base = Base::of(&model)?;
+    let lora = begin(wanted, params.seed, context, &decoder, &base)?;
     let frozen = decoder.linear_weights();
     let total = decoder.weights.elements();
     let (lora, summary) = train(
@@ -189,20 +202,21 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         rows: data.train.counts,
         trainable_parameters: trained,
         total_parameters: total + trained,
+        memory,
     };
     training::write_report(&context.output("training.json"), &report)
 }
 
 /// A new adapter, or the one to begin with, which must be what the parameters say.
 fn begin(
-    params: &Params,
+    wanted: LoraConfig,
+    seed: u64,
     context: &Context<'_>,
     decoder: &Decoder,
     base: &Base,
 ) -> Result<Lora, StepError> {
-    let wanted = params.lora().resolve(&decoder.config)?;
     let Some(folder) = context.optional("adapter") else {
-        let mut lora = Lora::init(wanted, &decoder.config, params.seed);
+        let mut lora = Lora::init(wanted, &decoder.config, seed);
         dora::begin(&mut lora, decoder);
         return Ok(lora);
     };

@@ -7,6 +7,7 @@ use super::training::{self, StepObserver, training_params};
 use crate::files;
 use crate::ml;
 use crate::ml::batch::LossOn;
+use crate::ml::config::ModelConfig;
 use crate::ml::kernels::Isa;
 use crate::ml::model::Decoder;
 use crate::ml::tokenizer::Tokenizer;
@@ -71,22 +72,26 @@ impl Step for ModelTrain {
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
     let common = params.common();
     let isa = Isa::detect();
-    let decoder = Decoder::open(context.input("model")?, isa).map_err(TrainError::from)?;
+    let model = context.input("model")?.to_owned();
+    let config = ModelConfig::read(&model)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let texts: Vec<_> = context.all("train").collect();
+    let texts: Vec<_> = context.all("train").cloned().collect();
     let texts: Vec<_> = texts
         .iter()
         .map(|input| (input.label.as_str(), input.path.as_path()))
         .collect();
     let validation = context.optional("validation");
     let data = Data::read(
-        &decoder,
+        &config,
         &tokenizer,
         &texts,
         validation,
         common.max_length,
         LossOn::Everything,
     )?;
+    let memory = Some(common.plan_memory(&config, None, &data, context)?);
+    let mut decoder = Decoder::open(&model, isa).map_err(TrainError::from)?;
+    decoder.checkpointing = common.gradient_checkpointing;
     let mut core = FullCore { decoder };
     let mut checkpoints = training::checkpoints(context);
     let mut observer = StepObserver::new(context)?;
@@ -113,6 +118,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         rows: data.train.counts,
         trainable_parameters: decoder.weights.elements(),
         total_parameters: decoder.weights.elements(),
+        memory,
     };
     training::write_report(&context.output("training.json"), &report)
 }

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 use crate::files::{self, FileError, PathContext};
 use crate::ml::checkpoint::Checkpoints;
-use crate::ml::train::{LogLine, Observer, Options, Progress};
+use crate::ml::config::ModelConfig;
+use crate::ml::lora::LoraConfig;
+use crate::ml::memory::{self, Plan};
+use crate::ml::train::{self, Data, LogLine, Observer, Options, Progress};
 use crate::step::{Context, FieldError, StepError};
 
 /// Writes the log and passes progress and cancellation on.
@@ -101,6 +104,8 @@ pub struct Common {
     pub options: Options,
     /// Longest sequence.
     pub max_length: usize,
+    /// Whether blocks are run again in the backward pass.
+    pub gradient_checkpointing: bool,
 }
 
 impl Common {
@@ -144,6 +149,35 @@ impl Common {
             return Err(FieldError::new("warmup_steps", message));
         }
         Ok(())
+    }
+
+    /// What a run on our own kernels will hold, for its record; an error that
+    /// says what would help where that is more than is free.
+    pub fn plan_memory(
+        &self,
+        config: &ModelConfig,
+        adapter: Option<&LoraConfig>,
+        data: &Data,
+        context: &mut Context<'_>,
+    ) -> Result<Plan, StepError> {
+        let lengths = || data.train.all.iter().map(|sequence| sequence.tokens.len());
+        let run = memory::Run {
+            config,
+            adapter,
+            tokens: train::largest_batch(&data.train, &self.options),
+            longest: lengths().max().unwrap_or(0),
+            data: lengths().sum(),
+            checkpointing: self.gradient_checkpointing,
+        };
+        let plan = Plan::new(&run);
+        context.fact("planned_memory", plan.total);
+        match plan.check(&run, memory::free()) {
+            Ok(()) => Ok(plan),
+            Err(error) => {
+                let hint = error.hint();
+                Err(StepError::from(error).hint(hint))
+            }
+        }
     }
 }
 
@@ -201,6 +235,10 @@ macro_rules! training_params {
             /// AdamW's decoupled weight decay, on matrices only.
             #[serde(default = "defaults::weight_decay")]
             weight_decay: f64,
+            /// Whether each block is run again in the backward pass: one more forward
+            /// pass, much less memory, the same result.
+            #[serde(default)]
+            gradient_checkpointing: bool,
             /// Noise on the embeddings in training (NEFTune): uniform within this by the
             /// root of a sequence's elements; 0 for none, 5 in the paper.
             #[serde(default)]
@@ -245,6 +283,7 @@ macro_rules! training_params {
             fn common(&self) -> $crate::steps::training::Common {
                 $crate::steps::training::Common {
                     max_length: self.max_length,
+                    gradient_checkpointing: self.gradient_checkpointing,
                     options: $crate::ml::train::Options {
                         seed: self.seed,
                         learning_rate: self.learning_rate,
