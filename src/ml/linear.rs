@@ -21,6 +21,9 @@ impl Pass<'_> {
 
     /// y = x·Wᵀ + bias + scale · drop(x)·Aᵀ·Bᵀ.
     pub(super) fn linear(&self, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
+        if let Some(y) = self.dora(layer, slot, x) {
+            return y;
+        }
         let (ids, outputs, inputs) = self.linear_parts(layer, slot);
         let (isa, tokens) = (self.decoder.isa(), self.tokens());
         let weights = &self.decoder.weights;
@@ -54,7 +57,14 @@ impl Pass<'_> {
     }
 
     /// scale · drop(x)·Aᵀ, [tokens, rank].
-    fn lowered(&self, lora: &Lora, pair: PairIds, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
+    pub(super) fn lowered(
+        &self,
+        lora: &Lora,
+        pair: PairIds,
+        layer: usize,
+        slot: Slot,
+        x: &[f32],
+    ) -> Vec<f32> {
         let (tokens, rank) = (self.tokens(), pair.rank);
         let inputs = x.len() / tokens;
         let dropped = self.drop(lora, layer, slot, x);
@@ -68,7 +78,13 @@ impl Pass<'_> {
     }
 
     /// x with dropout, where there is any.
-    fn drop(&self, lora: &Lora, layer: usize, slot: Slot, x: &[f32]) -> Option<Vec<f32>> {
+    pub(super) fn drop(
+        &self,
+        lora: &Lora,
+        layer: usize,
+        slot: Slot,
+        x: &[f32],
+    ) -> Option<Vec<f32>> {
         let stream = dropout_stream(self.dropout?, lora, Module { layer, slot })?;
         let mut x = x.to_vec();
         elementwise::dropout(&mut x, lora.config.dropout, &stream);
@@ -85,6 +101,9 @@ impl Pass<'_> {
         dx: &mut [f32],
         gradients: &mut Gradients<'_>,
     ) {
+        if self.dora_backward(Module { layer, slot }, x, grad, dx, gradients) {
+            return;
+        }
         let (ids, outputs, inputs) = self.linear_parts(layer, slot);
         let (isa, tokens) = (self.decoder.isa(), self.tokens());
         let dy = View::new(grad, tokens, outputs);
@@ -105,7 +124,7 @@ impl Pass<'_> {
 
     /// The adapter's part of [`Pass::linear_backward`].
     #[expect(clippy::too_many_arguments, reason = "the parts of one gradient")]
-    fn pair_backward(
+    pub(super) fn pair_backward(
         &self,
         lora: &Lora,
         pair: PairIds,

@@ -2,24 +2,29 @@
 //!
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
 //! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
-//! [`model`] is the decoder with its hand-written backward pass, [`linear`] its
-//! linear layers and [`lora`] the adapters on them; [`tokenizer`] and [`batch`] turn rows into tokens;
-//! [`train`] is the loop over a [`train::Core`], which is the decoder here or
-//! candle's automatic differentiation, [`optim`] its optimizer ([`eightbit`]
-//! with small moments), [`stopping`] when it ends early, [`checkpoint`] what it
-//! goes on from, [`saved`] what it leaves on its way, [`summary`] what it tells
-//! and [`tensorboard`] the same for TensorBoard; [`target`] says which layers an adapter sits on, [`adapter`] and
-//! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other
-//! programs' formats, [`merge`] writes a base with an adapter in it
-//! ([`weights`] tensor by tensor, [`origin`] of what) and
+//! [`model`] is the decoder with its hand-written backward pass, [`block`] a block
+//! of it, [`linear`] its linear layers, [`lora`] the adapters on them and [`dora`]
+//! their magnitudes; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
+//! is the loop over a [`train::Core`], which is the decoder here or candle's
+//! automatic differentiation, [`memory`] what it will hold, [`optim`] its optimizer
+//! ([`eightbit`] with small moments), [`stopping`] when it ends early, [`blame`]
+//! where it stopped being finite, [`checkpoint`] what it goes on from, [`saved`]
+//! what it leaves on its way, [`summary`] what it tells and [`tensorboard`] the same
+//! for TensorBoard; [`target`] says which layers an adapter sits on, [`adapter`] and
+//! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other programs'
+//! formats, [`merge`] writes a base with an adapter in it ([`weights`] tensor by
+//! tensor, [`origin`] of what) and
 //! [`generate`] answers prompts. The room knows nothing of the engine.
 
 pub mod adapter;
 pub mod batch;
+pub mod blame;
+mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
 pub mod checkpoint;
 pub mod config;
+pub mod dora;
 pub mod eightbit;
 pub mod family;
 pub mod generate;
@@ -29,6 +34,7 @@ pub mod layout;
 mod linear;
 pub mod llama_cpp;
 pub mod lora;
+pub mod memory;
 pub mod merge;
 pub mod mlx;
 pub mod model;

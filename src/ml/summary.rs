@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::{RowCounts, Sequences};
 use super::config::ModelConfig;
+use super::memory::Plan;
 use super::model::Loss;
 
 /// How far a run is.
@@ -178,6 +179,9 @@ pub struct Report<'a, C: Serialize> {
     pub trainable_parameters: usize,
     /// Elements of the model and, where there is one, its adapter.
     pub total_parameters: usize,
+    /// What the run was to hold in memory, where that was known before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Plan>,
     /// Floating-point operations of linear layers and attention, forward and
     /// backward; norms, validation, and what is computed twice to save memory
     /// are not counted.

@@ -55,7 +55,7 @@ pub enum TensorError {
         message: String,
     },
     /// A tensor that the configuration asks for is not there.
-    #[error("{}: the tensor '{name}' is missing", path.display())]
+    #[error("{}: the tensor '{name}' is missing; is a file of the model not here, or config.json that of another one?", path.display())]
     Missing {
         /// The file or folder.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum TensorError {
         name: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: the tensor '{name}' has shape {found:?}, not {wanted:?} as the configuration says", path.display())]
+    #[error("{}: the tensor '{name}' has shape {found:?}, not {wanted:?} as the configuration says; use the configuration it was saved with", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -238,7 +238,7 @@ pub fn names(path: &Path) -> Result<Vec<String>, TensorError> {
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, TensorError> {
     SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format {
         path: path.to_owned(),
-        message: format!("{e}; the file may be cut off"),
+        message: format!("{e}; the file may be cut off: fetch or make it again"),
     })
 }
 
@@ -348,7 +348,7 @@ mod tests {
         let mut wanted = example();
         wanted.push("c".into(), vec![1]);
         let error = wanted.read(&paths).unwrap_err().to_string();
-        assert!(error.ends_with("the tensor 'c' is missing"), "{error}");
+        assert!(error.contains("the tensor 'c' is missing;"), "{error}");
         let mut wanted = Tensors::default();
         wanted.push("b".into(), vec![3, 2]);
         let error = wanted.read(&paths).unwrap_err().to_string();

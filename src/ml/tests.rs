@@ -107,12 +107,30 @@ fn random_lora_of(config: &ModelConfig, rank: usize, dropout: f64) -> Lora {
         alpha: 5.0,
         rank_stabilized: false,
         dropout,
+        dora: false,
         target_modules: vec![ALL_LINEAR.to_owned()],
         layers: None,
     };
     let mut lora = Lora::init(wanted.resolve(config).unwrap(), config, 11);
     for tensor in lora.tensors.iter_mut() {
         Stream::new(6, "test", 0, &tensor.name).normal(0.0, 0.2, &mut tensor.data);
+    }
+    lora
+}
+
+/// [`random_lora`] with a random magnitude for every row.
+pub fn random_dora(config: &ModelConfig, dropout: f64) -> Lora {
+    let plain = random_lora(config, dropout).config;
+    let mut lora = Lora::zeros(
+        LoraConfig {
+            dora: true,
+            ..plain
+        },
+        config,
+    );
+    for tensor in lora.tensors.iter_mut() {
+        let mean = if tensor.shape.len() == 1 { 1.5 } else { 0.0 };
+        Stream::new(6, "test", 0, &tensor.name).normal(mean, 0.2, &mut tensor.data);
     }
     lora
 }
@@ -147,10 +165,24 @@ fn all_gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensor
         weights: Some(&mut weights),
         lora: Some(&mut pairs),
     };
-    let dropout = Some(Dropout { seed: 9, step: 4 });
     let scale = 1.0 / batch.counted() as f32;
-    let loss = decoder.gradients(Some(lora), batch, dropout, scale, gradients);
+    let loss = decoder.gradients(Some(lora), batch, Some(CHANCE), scale, gradients);
     (loss, weights, pairs)
+}
+
+/// Of a micro-batch without noise.
+const CHANCE: Dropout = Dropout {
+    seed: 9,
+    step: 4,
+    neftune_alpha: 0.0,
+};
+
+/// The bits of a loss and of gradients.
+fn bits<'a>(loss: Loss, tensors: impl IntoIterator<Item = &'a Tensors>) -> Vec<u32> {
+    let tensors = tensors.into_iter().flat_map(Tensors::iter);
+    let values = tensors.flat_map(|tensor| tensor.data.iter().map(|x| x.to_bits()));
+    let loss = loss.sum.to_bits();
+    values.chain([loss as u32, (loss >> 32) as u32]).collect()
 }
 
 pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
@@ -171,9 +203,8 @@ mod against_candle {
         let batch = batch(&decoder.config);
         let mut core = CandleCore::new(decoder, lora).unwrap();
         let mut theirs = core.params().zeros_like();
-        let dropout = Dropout { seed: 9, step: 4 };
         let scale = 1.0 / batch.counted() as f32;
-        let loss = core.gradients(&batch, dropout, scale, &mut theirs).unwrap();
+        let loss = core.gradients(&batch, CHANCE, scale, &mut theirs).unwrap();
         assert_eq!(loss.tokens, ours.0.tokens);
         assert!(
             (loss.mean() - ours.0.mean()).abs() < 1e-5,
@@ -198,10 +229,12 @@ mod against_candle {
     fn every_gradient_of_an_adapter_agrees() {
         for (name, config) in configs() {
             for dropout in [0.0, 0.3] {
-                let decoder = random_decoder(&config, Isa::detect());
-                let lora = random_lora(&config, dropout);
-                let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
-                check(name, decoder, Some(lora), (loss, pairs));
+                for lora in [random_lora, random_dora] {
+                    let decoder = random_decoder(&config, Isa::detect());
+                    let lora = lora(&config, dropout);
+                    let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+                    check(name, decoder, Some(lora), (loss, pairs));
+                }
             }
         }
     }
@@ -320,6 +353,7 @@ fn gradients_of_other_adapters_agree_with_finite_differences() {
             alpha: 3.0,
             rank_stabilized: true,
             dropout: 0.0,
+            dora: false,
             target_modules: vec!["*.1.mlp.*".to_owned(), "v_proj".to_owned()],
             layers: None,
         };
@@ -396,12 +430,12 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
             for threads in [1, 2, 3, 5] {
                 let bits = crate::ml::with_threads(threads, || {
                     let decoder = random_decoder(&config, isa);
-                    let lora = random_lora(&config, 0.1);
-                    let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch(&config));
-                    let tensors = weights.iter().chain(pairs.iter());
-                    let values = tensors.flat_map(|t| t.data.iter().map(|x| x.to_bits()));
-                    let loss = loss.sum.to_bits();
-                    values.chain([loss as u32, (loss >> 32) as u32]).collect()
+                    let adapters = [random_lora, random_dora].map(|lora| lora(&config, 0.1));
+                    let of = |lora| {
+                        let (loss, weights, pairs) = all_gradients(&decoder, lora, &batch(&config));
+                        bits(loss, [&weights, &pairs])
+                    };
+                    adapters.iter().flat_map(of).collect()
                 });
                 seen.insert(format!("{isa}, {threads} threads"), bits.unwrap());
             }
@@ -411,6 +445,137 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
             assert!(bits == first, "{name}: {which} differs");
         }
     }
+}
+
+/// Loss and every gradient, where blocks are kept and where they are run again.
+#[test]
+fn blocks_that_are_run_again_give_the_same_bits() {
+    for (name, config) in configs() {
+        let mut decoder = random_decoder(&config, Isa::detect());
+        let batch = batch(&config);
+        for lora in [random_lora(&config, 0.3), random_dora(&config, 0.3)] {
+            let [kept, again] = [false, true].map(|checkpointing| {
+                decoder.checkpointing = checkpointing;
+                let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch);
+                bits(loss, [&weights, &pairs])
+            });
+            assert!(kept == again, "{name}, an adapter");
+        }
+        let [kept, again] = [false, true].map(|checkpointing| {
+            decoder.checkpointing = checkpointing;
+            let mut weights = decoder.weights.zeros_like();
+            let gradients = Gradients {
+                weights: Some(&mut weights),
+                lora: None,
+            };
+            let loss = decoder.gradients(None, &batch, None, 0.01, gradients);
+            bits(loss, [&weights])
+        });
+        assert!(kept == again, "{name}, all weights");
+    }
+}
+
+/// The head is gone through in slices, along its columns and along its rows.
+#[test]
+fn a_product_in_slices_has_the_bits_of_one() {
+    use super::kernels::{View, gemm};
+    use super::model::SLICE;
+    let (m, k, n, isa) = (13, SLICE + 300, 9, Isa::detect());
+    let numbers = |name: &str, length: usize| {
+        let mut numbers = vec![0.0; length];
+        Stream::new(4, name, 0, "").normal(0.0, 1.0, &mut numbers);
+        numbers
+    };
+    let (a, b) = (numbers("a", m * k), numbers("b", k * n));
+    let (mut whole, mut parts) = (vec![0.0; m * n], vec![0.0; m * n]);
+    let right = View::new(&b, k, n);
+    gemm(isa, View::new(&a, m, k), right, &mut whole, n, false);
+    for from in [0, SLICE] {
+        let width = SLICE.min(k - from);
+        let left = View::strided(&a[from..], m, width, k);
+        let right = View::new(&b[from * n..][..width * n], width, n);
+        gemm(isa, left, right, &mut parts, n, from > 0);
+    }
+    assert_eq!(parts, whole);
+    let (mut whole, mut parts) = (vec![0.0; n * k], vec![0.0; n * k]);
+    let c = numbers("c", n * m);
+    let left = View::new(&c, n, m);
+    gemm(isa, left, View::new(&a, m, k), &mut whole, k, false);
+    for from in [0, SLICE] {
+        let width = SLICE.min(k - from);
+        let right = View::strided(&a[from..], m, width, k);
+        gemm(isa, left, right, &mut parts[from..], k, false);
+    }
+    assert_eq!(parts, whole);
+}
+
+#[test]
+fn a_new_adapter_with_magnitudes_changes_nothing_yet() {
+    for (name, config) in configs() {
+        let decoder = random_decoder(&config, Isa::detect());
+        let wanted = random_dora(&config, 0.0).config;
+        let mut lora = Lora::init(wanted, &config, 7);
+        super::dora::begin(&mut lora, &decoder);
+        let batch = batch(&config);
+        let with = decoder.logits(Some(&lora), &batch);
+        let error = relative_error(&with, &decoder.logits(None, &batch));
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+}
+
+/// A row of zeros stays one, whatever its magnitude.
+#[test]
+fn a_row_of_zeros_has_no_direction() {
+    let config = config(Family::Llama);
+    let mut decoder = random_decoder(&config, Isa::detect());
+    let mut lora = random_dora(&config, 0.0);
+    let (module, pair) = lora.modules().next().unwrap();
+    let id = decoder.layout.layers[module.layer].linear[module.slot as usize].weight;
+    decoder.weights.get_mut(id)[..config.hidden_size].fill(0.0);
+    lora.tensors.get_mut(pair.b)[..pair.rank].fill(0.0);
+    let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+    let mut values = pairs.iter().flat_map(|tensor| &tensor.data);
+    assert!(loss.sum.is_finite() && values.all(|x| x.is_finite()));
+}
+
+#[test]
+fn noise_on_embeddings_is_within_its_bound_and_of_its_micro_batch() {
+    let config = config(Family::Llama);
+    let batch = batch(&config);
+    let hidden = config.hidden_size;
+    let noise = |seed, step| {
+        let mut noise = vec![0.0; batch.len() * hidden];
+        let chance = Dropout {
+            seed,
+            step,
+            neftune_alpha: 5.0,
+        };
+        chance.add_noise(&batch, &mut noise);
+        noise
+    };
+    let first = noise(1, 1);
+    for sequence in &batch.sequences {
+        let noise = &first[sequence.start * hidden..sequence.end * hidden];
+        let bound = 5.0 / (noise.len() as f32).sqrt();
+        let greatest = noise.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!(greatest <= bound && greatest > 0.95 * bound);
+        let variance = noise.iter().map(|x| x * x).sum::<f32>() / noise.len() as f32;
+        let wanted = bound * bound / 3.0;
+        assert!((variance / wanted - 1.0).abs() < 0.3, "{variance} {wanted}");
+    }
+    assert_eq!(noise(1, 1), first);
+    assert!(noise(1, 2) != first && noise(2, 1) != first);
+    let decoder = random_decoder(&config, Isa::detect());
+    let loss = |neftune_alpha| {
+        let chance = Dropout {
+            neftune_alpha,
+            ..CHANCE
+        };
+        let none = Gradients::default();
+        decoder.gradients(None, &batch, Some(chance), 1.0, none)
+    };
+    assert_eq!(loss(0.0), decoder.loss(None, &batch));
+    assert_ne!(loss(5.0), decoder.loss(None, &batch));
 }
 
 /// Twenty steps of training with dropout, for every instruction set.
@@ -457,6 +622,7 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
         optimizer: Precision::AdamW,
         early_stopping: EarlyStopping::default(),
         keep: Keep::Last,
+        neftune_alpha: 0.0,
     };
     let v = config.vocab_size;
     let data = Sequences {
@@ -546,6 +712,7 @@ mod resumed {
             optimizer: Precision::AdamW,
             early_stopping: EarlyStopping::default(),
             keep: Keep::Last,
+            neftune_alpha: 5.0,
         }
     }
 
@@ -626,6 +793,23 @@ mod resumed {
             assert_eq!(witness.steps, 9 - steps, "what was done is not done again");
             assert!(ended == whole, "stopped after {steps}");
         }
+    }
+
+    #[test]
+    fn validation_has_no_noise_and_training_has() {
+        let run = |neftune_alpha| {
+            let mut witness = Witness::default();
+            let options = Options {
+                // So that nothing but the noise makes a difference.
+                learning_rate: 0.0,
+                neftune_alpha,
+                ..options()
+            };
+            run_with(&options, &mut witness, None).unwrap().2
+        };
+        let (with, without) = (run(5.0), run(0.0));
+        assert_eq!(with.validation, without.validation);
+        assert_ne!(with.first_loss, without.first_loss);
     }
 
     #[test]

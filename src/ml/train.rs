@@ -1,14 +1,17 @@
 //! The training loop, the same for all weights and for adapters, on the CPU core and on candle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::adapter::AdapterError;
 use super::batch::{self, Batch, BatchError, LossOn, Sequences, StepPlan};
+use super::blame::{self, Blame, Place};
 use super::checkpoint::{Checkpoints, Position, State};
+use super::config::ModelConfig;
 use super::kernels::Isa;
 use super::lora::{Lora, LoraError};
+use super::memory::Plan;
 use super::model::{Decoder, Dropout, Gradients, Loss, ModelError};
 use super::optim::{AdamW, Optimizer, Precision, Schedule, gradient_norm};
 use super::saved::{Results, Saved, SavedError};
@@ -36,6 +39,11 @@ pub trait Core {
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError>;
+
+    /// The first module whose output for a batch is not finite, where the core can tell.
+    fn first_not_finite(&mut self, _: &Batch) -> Option<Place> {
+        None
+    }
 }
 
 /// A core failed; the text is the library's.
@@ -58,10 +66,14 @@ impl Core for FullCore {
         Ok(self.decoder.loss(None, batch))
     }
 
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(None, batch)
+    }
+
     fn gradients(
         &mut self,
         batch: &Batch,
-        _: Dropout,
+        dropout: Dropout,
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError> {
@@ -69,7 +81,10 @@ impl Core for FullCore {
             weights: Some(gradients),
             lora: None,
         };
-        Ok(self.decoder.gradients(None, batch, None, scale, gradients))
+        let dropout = Some(dropout);
+        Ok(self
+            .decoder
+            .gradients(None, batch, dropout, scale, gradients))
     }
 }
 
@@ -88,6 +103,10 @@ impl Core for LoraCore {
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss, CoreError> {
         Ok(self.decoder.loss(Some(&self.lora), batch))
+    }
+
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(Some(&self.lora), batch)
     }
 
     fn gradients(
@@ -138,6 +157,8 @@ pub struct Options {
     pub eval_every: u64,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Noise on the embeddings, as [`Dropout::neftune_alpha`].
+    pub neftune_alpha: f64,
     /// When to end before the last step.
     pub early_stopping: EarlyStopping,
     /// Which weights are the result.
@@ -211,6 +232,12 @@ pub enum TrainError {
         /// Why.
         source: CoreError,
     },
+    /// There is nothing to train on or to validate with.
+    #[error("{}: there is no row in it; look at what the step before left out", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tokenizer has more tokens than the model.
     #[error(
         "the tokenizer has ids up to {}, but the model has only {vocabulary} tokens; use the tokenizer it was made for", tokens - 1
@@ -222,7 +249,9 @@ pub enum TrainError {
         vocabulary: usize,
     },
     /// Rows may be longer than the model's context.
-    #[error("max_length is {max_length}, but the model's context is {context} tokens")]
+    #[error(
+        "max_length is {max_length}, but the model's context is {context} tokens; set max_length to {context} or less"
+    )]
     Context {
         /// Asked for.
         max_length: usize,
@@ -231,13 +260,15 @@ pub enum TrainError {
     },
     /// The loss or a gradient is not a number.
     #[error(
-        "the {what} of step {step} is not finite; lower learning_rate or clip_norm, or raise warmup_steps"
+        "the {what} of step {step} is not finite{blame}; lower learning_rate or clip_norm, or raise warmup_steps"
     )]
     NotFinite {
         /// The loss or a gradient's name.
         what: String,
         /// The step.
         step: u64,
+        /// Where it began.
+        blame: Box<Blame>,
     },
     /// The user asked to stop.
     #[error("cancelled")]
@@ -371,7 +402,10 @@ impl<'a> Run<'a> {
     fn step(&mut self, plan: &StepPlan) -> Result<Loss, TrainError> {
         let (options, step) = (self.options, self.at.step + 1);
         let loss = self.accumulate(plan, step)?;
-        let norm = finite(loss, &self.gradients, step, self.isa)?;
+        let norm = match finite(loss, &self.gradients, self.isa) {
+            Ok(norm) => norm,
+            Err(what) => return Err(self.blame(what, loss, plan)),
+        };
         let factor = options
             .schedule
             .factor(step - 1, options.warmup_steps, self.total);
@@ -397,6 +431,22 @@ impl<'a> Run<'a> {
         Ok(loss)
     }
 
+    /// Which rows and which part of the model made `what` no number.
+    fn blame(&mut self, what: String, loss: Loss, plan: &StepPlan) -> TrainError {
+        let step = self.at.step + 1;
+        if !loss.sum.is_finite() {
+            self.gradients.clear();
+        }
+        match blame::find(self.core, self.data, plan, &mut self.gradients, self.isa) {
+            Err(source) => TrainError::Core { step, source },
+            Ok(blame) => TrainError::NotFinite {
+                what,
+                step,
+                blame: Box::new(blame),
+            },
+        }
+    }
+
     /// Loss and gradients of a step's micro-batches.
     fn accumulate(&mut self, plan: &StepPlan, step: u64) -> Result<Loss, TrainError> {
         let of = |numbers: &Vec<usize>| Batch::new(numbers.iter().map(|n| &self.data.all[*n]));
@@ -409,6 +459,7 @@ impl<'a> Run<'a> {
             let dropout = Dropout {
                 seed: self.options.seed,
                 step: self.at.micro_batch,
+                neftune_alpha: self.options.neftune_alpha,
             };
             let part = self
                 .core
@@ -586,15 +637,25 @@ fn plan(data: &Sequences, options: &Options) -> (Vec<StepPlan>, usize) {
     (plan, per_epoch.max(1))
 }
 
-/// The gradients' norm, or an error naming what is not finite.
-fn finite(loss: Loss, gradients: &Tensors, step: u64, isa: Isa) -> Result<f64, TrainError> {
-    let not_finite = |what: String| TrainError::NotFinite { what, step };
+/// The most tokens in a micro-batch of a run.
+pub fn largest_batch(data: &Sequences, options: &Options) -> usize {
+    let tokens = |batch: &Vec<usize>| batch.iter().map(|n| data.all[*n].tokens.len()).sum();
+    let (plan, _) = plan(data, options);
+    let batches = plan.iter().flat_map(|step| &step.batches);
+    batches.map(tokens).max().unwrap_or(0)
+}
+
+/// The gradients' norm, or what is not finite.
+fn finite(loss: Loss, gradients: &Tensors, isa: Isa) -> Result<f64, String> {
     if !loss.sum.is_finite() {
-        return Err(not_finite("loss".to_owned()));
+        return Err("loss".to_owned());
     }
     match gradient_norm(gradients, isa) {
         (norm, None) => Ok(norm),
-        (_, Some(name)) => Err(not_finite(format!("gradient of '{name}'"))),
+        (_, Some(name)) => {
+            let name = blame::first_gradient(gradients, isa).unwrap_or(name);
+            Err(format!("gradient of '{name}'"))
+        }
     }
 }
 
@@ -632,14 +693,13 @@ impl Data {
     /// Reads and encodes rows (`.jsonl`) and plain texts (any other file),
     /// after checking that tokenizer, lengths and model fit each other.
     pub fn read(
-        decoder: &Decoder,
+        config: &ModelConfig,
         tokenizer: &Tokenizer,
         train: &[(&str, &Path)],
         validation: Option<&Path>,
         max_length: usize,
         loss_on: LossOn,
     ) -> Result<Self, TrainError> {
-        let config = &decoder.config;
         if tokenizer.id_bound() > config.vocab_size {
             return Err(TrainError::Vocabulary {
                 tokens: tokenizer.id_bound(),
@@ -652,16 +712,22 @@ impl Data {
                 context: config.max_positions,
             });
         }
+        let some = |rows: Vec<Row>, path: &Path| match rows.is_empty() {
+            true => Err(TrainError::NoRows {
+                path: path.to_owned(),
+            }),
+            false => Ok(rows),
+        };
         let mut rows = Vec::new();
         for (label, path) in train {
-            rows.extend(read_texts(label, path)?);
+            rows.extend(some(read_texts(label, path)?, path)?);
         }
         let encode = |rows: &[Row]| Sequences::encode(rows, tokenizer, max_length, loss_on);
         Ok(Data {
             train: encode(&rows)?,
             validation: match validation {
                 None => None,
-                Some(path) => Some(encode(&read_rows(path)?)?),
+                Some(path) => Some(encode(&some(read_rows(path)?, path)?)?),
             },
         })
     }

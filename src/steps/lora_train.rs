@@ -9,6 +9,8 @@ use super::training::{self, Sizes, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
+use crate::ml::config::ModelConfig;
+use crate::ml::dora;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
 use crate::ml::model::Decoder;
@@ -40,6 +42,9 @@ training_params! {
         /// Probability with which an input of the adapter is dropped.
         #[serde(default)]
         dropout: f64,
+        /// Whether every adapted row has a magnitude of its own (DoRA).
+        #[serde(default)]
+        dora: bool,
         /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
         /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
         /// `all-linear`.
@@ -88,6 +93,7 @@ impl Params {
             alpha: self.alpha,
             rank_stabilized: self.rslora,
             dropout: self.dropout,
+            dora: self.dora,
             target_modules: self.target_modules.clone(),
             layers: self.layers.clone(),
         }
@@ -138,6 +144,10 @@ impl Step for LoraTrain {
             let message = "is \"candle\", which this build was made without";
             return Err(FieldError::new("backend", message));
         }
+        if params.backend == Backend::Candle && params.gradient_checkpointing {
+            let message = "is for the backend \"cpu\"";
+            return Err(FieldError::new("gradient_checkpointing", message));
+        }
         params.common().check()
     }
 
@@ -153,19 +163,27 @@ impl Step for LoraTrain {
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
     let common = params.common();
     let model = context.input("model")?.to_owned();
-    let decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
+    let config = ModelConfig::read(&model)?;
+    let wanted = params.lora().resolve(&config)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let base = Base::of(&model)?;
-    let lora = begin(params, context, &decoder, &base)?;
     let data = Data::read(
-        &decoder,
+        &config,
         &tokenizer,
         &[("train", context.input("train")?)],
         context.optional("validation"),
         common.max_length,
         LossOn::Completion,
     )?;
-    let (config, linear) = (decoder.config.clone(), decoder.linear_weights());
+    let memory = match params.backend {
+        Backend::Cpu => Some(common.plan_memory(&config, Some(&wanted), &data, context)?),
+        // What candle holds is not known before.
+        Backend::Candle => None,
+    };
+    let mut decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
+    decoder.checkpointing = common.gradient_checkpointing;
+    let base = Base::of(&model)?;
+    let lora = begin(wanted, params.seed, context, &decoder, &base)?;
+    let linear = decoder.linear_weights();
     let total = decoder.weights.elements();
     let (lora, summary) = train(params, decoder, lora, &data, &base, context)?;
     adapter::write(&context.output("adapter"), &lora, &base)?;
@@ -176,20 +194,23 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         adapter: Some(trained),
         trainable: trained,
         total: total + trained,
+        memory,
     };
     training::write_report(params, &common, &data, summary, &sizes, context)
 }
 
 /// A new adapter, or the one to begin with, which must be what the parameters say.
 fn begin(
-    params: &Params,
+    wanted: LoraConfig,
+    seed: u64,
     context: &Context<'_>,
     decoder: &Decoder,
     base: &Base,
 ) -> Result<Lora, StepError> {
-    let wanted = params.lora().resolve(&decoder.config)?;
     let Some(folder) = context.optional("adapter") else {
-        return Ok(Lora::init(wanted, &decoder.config, params.seed));
+        let mut lora = Lora::init(wanted, &decoder.config, seed);
+        dora::begin(&mut lora, decoder);
+        return Ok(lora);
     };
     let mut lora = adapter::read(folder, &decoder.config, base)?;
     let found = &lora.config;
@@ -204,6 +225,7 @@ fn begin(
         ("rank", wanted.rank == found.rank),
         ("alpha", wanted.alpha == found.alpha),
         ("rslora", wanted.rank_stabilized == found.rank_stabilized),
+        ("dora", wanted.dora == found.dora),
         (
             "target_modules",
             wanted.target_modules == found.target_modules,
@@ -215,8 +237,13 @@ fn begin(
     if let Some((field, _)) = fault {
         let message = format!("{field} is not that of the adapter to begin with");
         return Err(StepError::new(message).hint(format!(
-            "the adapter has rank {}, alpha {}, rslora {}, target_modules {:?}, layers {:?}",
-            found.rank, found.alpha, found.rank_stabilized, found.target_modules, found.layers
+            "the adapter has rank {}, alpha {}, rslora {}, dora {}, target_modules {:?}, layers {:?}",
+            found.rank,
+            found.alpha,
+            found.rank_stabilized,
+            found.dora,
+            found.target_modules,
+            found.layers
         )));
     }
     lora.config.dropout = wanted.dropout;

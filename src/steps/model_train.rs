@@ -9,6 +9,7 @@ use super::training::{self, Sizes, training_params};
 use crate::files;
 use crate::ml;
 use crate::ml::batch::LossOn;
+use crate::ml::config::ModelConfig;
 use crate::ml::kernels::Isa;
 use crate::ml::model::Decoder;
 use crate::ml::saved::SavedError;
@@ -71,23 +72,26 @@ impl Step for ModelTrain {
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
     let common = params.common();
     let isa = Isa::detect();
-    let decoder = Decoder::open(context.input("model")?, isa).map_err(TrainError::from)?;
+    let model = context.input("model")?.to_owned();
+    let config = ModelConfig::read(&model)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let texts: Vec<_> = context.all("train").collect();
+    let texts: Vec<_> = context.all("train").cloned().collect();
     let texts: Vec<_> = texts
         .iter()
         .map(|input| (input.label.as_str(), input.path.as_path()))
         .collect();
     let validation = context.optional("validation");
     let data = Data::read(
-        &decoder,
+        &config,
         &tokenizer,
         &texts,
         validation,
         common.max_length,
         LossOn::Everything,
     )?;
-    let config = decoder.config.clone();
+    let memory = Some(common.plan_memory(&config, None, &data, context)?);
+    let mut decoder = Decoder::open(&model, isa).map_err(TrainError::from)?;
+    decoder.checkpointing = common.gradient_checkpointing;
     let write = |folder: &Path, weights: &Tensors| -> Result<(), SavedError> {
         config.write(folder, tokenizer.special_ids())?;
         Ok(weights.write(&folder.join("model.safetensors"))?)
@@ -105,6 +109,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         adapter: None,
         trainable: elements,
         total: elements,
+        memory,
     };
     training::write_report(params, &common, &data, summary, &sizes, context)
 }

@@ -12,6 +12,8 @@ use crate::files::{self, FileError, PathContext};
 use crate::ml::checkpoint::{Cadence, Checkpoints};
 use crate::ml::config::ModelConfig;
 use crate::ml::kernels::Isa;
+use crate::ml::lora::LoraConfig;
+use crate::ml::memory::{self, Plan};
 use crate::ml::saved::{self, Results};
 use crate::ml::stopping::Keep;
 use crate::ml::summary::{LogLine, Progress, Report, Summary, Work, origins};
@@ -106,6 +108,8 @@ pub struct Sizes<'a> {
     pub trainable: usize,
     /// Elements in all.
     pub total: usize,
+    /// What the run was to hold in memory, where that was known before.
+    pub memory: Option<Plan>,
 }
 
 /// Writes `training.json`, and into the record what of it people look for.
@@ -134,6 +138,7 @@ pub fn write_report(
         origins: origins(&data.train, &times),
         trainable_parameters: sizes.trainable,
         total_parameters: sizes.total,
+        memory: sizes.memory,
     };
     context.fact("loss", rounded(report.summary.last_loss));
     if report.rows.truncated > 0 {
@@ -278,6 +283,8 @@ pub struct Common {
     pub save_every: u64,
     /// How many of the last ones are kept; 0 for all.
     pub keep_checkpoints: usize,
+    /// Whether blocks are run again in the backward pass.
+    pub gradient_checkpointing: bool,
 }
 
 impl Common {
@@ -302,6 +309,7 @@ impl Common {
         above("eps", options.adamw.eps)?;
         not_below("weight_decay", options.adamw.weight_decay)?;
         not_below("clip_norm", options.clip_norm)?;
+        not_below("neftune_alpha", options.neftune_alpha)?;
         above("accumulation", options.accumulation as f64)?;
         above("log_every", options.log_every as f64)?;
         if self.max_length < 2 {
@@ -350,6 +358,35 @@ impl Common {
                 Err(FieldError::new(needs, message))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What a run on our own kernels will hold, for its record; an error that
+    /// says what would help where that is more than is free.
+    pub fn plan_memory(
+        &self,
+        config: &ModelConfig,
+        adapter: Option<&LoraConfig>,
+        data: &Data,
+        context: &mut Context<'_>,
+    ) -> Result<Plan, StepError> {
+        let lengths = || data.train.all.iter().map(|sequence| sequence.tokens.len());
+        let run = memory::Run {
+            config,
+            adapter,
+            tokens: train::largest_batch(&data.train, &self.options),
+            longest: lengths().max().unwrap_or(0),
+            data: lengths().sum(),
+            checkpointing: self.gradient_checkpointing,
+        };
+        let plan = Plan::new(&run);
+        context.fact("planned_memory", plan.total);
+        match plan.check(&run, memory::free()) {
+            Ok(()) => Ok(plan),
+            Err(error) => {
+                let hint = error.hint();
+                Err(StepError::from(error).hint(hint))
+            }
         }
     }
 }
@@ -408,6 +445,14 @@ macro_rules! training_params {
             /// AdamW's decoupled weight decay, on matrices only.
             #[serde(default = "defaults::weight_decay")]
             weight_decay: f64,
+            /// Whether each block is run again in the backward pass: one more forward
+            /// pass, much less memory, the same result.
+            #[serde(default)]
+            gradient_checkpointing: bool,
+            /// Noise on the embeddings in training (NEFTune): uniform within this by the
+            /// root of a sequence's elements; 0 for none, 5 in the paper.
+            #[serde(default)]
+            neftune_alpha: f64,
             /// Greatest norm of the gradient; greater ones are scaled down; 0 for any.
             #[serde(default = "defaults::clip_norm")]
             clip_norm: f64,
@@ -473,6 +518,7 @@ macro_rules! training_params {
                     max_length: self.max_length,
                     save_every: self.save_every,
                     keep_checkpoints: self.keep_checkpoints,
+                    gradient_checkpointing: self.gradient_checkpointing,
                     options: $crate::ml::train::Options {
                         seed: self.seed,
                         learning_rate: self.learning_rate,
@@ -497,6 +543,7 @@ macro_rules! training_params {
                             min_delta: self.early_stopping_min_delta,
                         },
                         keep: self.keep,
+                        neftune_alpha: self.neftune_alpha,
                     },
                 }
             }

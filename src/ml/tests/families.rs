@@ -89,6 +89,7 @@ impl Reference {
             alpha: 3.0,
             rank_stabilized: false,
             dropout: 0.0,
+            dora: false,
             target_modules: vec![ALL_LINEAR.to_owned()],
             layers: None,
         };
