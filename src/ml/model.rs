@@ -10,11 +10,13 @@ use super::batch::{Batch, IGNORE};
 use super::config::{ConfigError, ModelConfig};
 use super::kernels::attention::{self, Qkv, Saved, Shape};
 use super::kernels::elementwise::{self, Rotary};
-use super::kernels::{Isa, View, gemm, loss, norm};
+use super::kernels::{Isa, Operand, Term, View, gemm, loss, norm, sum_of_products};
 use super::layout::{BranchNorms, Layout, Slot};
+use super::load::load;
 use super::lora::Lora;
+use super::matrix::{Dtype, Half};
 use super::rng::Stream;
-use super::tensors::{TensorError, TensorId, Tensors, model_files};
+use super::tensors::{Tensor, TensorError, TensorId, Tensors, model_files};
 
 /// Rows of logits that exist at once.
 const LOGIT_ROWS: usize = 256;
@@ -27,6 +29,8 @@ pub struct Decoder {
     pub layout: Layout,
     /// All weights.
     pub weights: Tensors,
+    /// Matrices that are bf16, by their tensor, which is empty then; none at all in f32.
+    halves: Vec<Option<Half>>,
     /// As [`ModelConfig::ropes`].
     rotaries: Vec<Rotary>,
     isa: Isa,
@@ -143,6 +147,7 @@ impl Decoder {
         Decoder {
             layout,
             weights,
+            halves: Vec::new(),
             rotaries: rotaries.collect(),
             config,
             isa,
@@ -169,16 +174,55 @@ impl Decoder {
         decoder
     }
 
-    /// Opens a folder with `config.json` and safetensors.
+    /// Opens a folder with `config.json` and safetensors, in f32.
     pub fn open(model: &Path, isa: Isa) -> Result<Self, ModelError> {
+        Self::open_as(model, isa, Dtype::F32)
+    }
+
+    /// As [`Decoder::open`], with matrices in `dtype`. Those in bf16 cannot be trained.
+    pub fn open_as(model: &Path, isa: Isa, dtype: Dtype) -> Result<Self, ModelError> {
         let mut decoder = Self::zeros(ModelConfig::read(model)?, isa);
         let tied = decoder.config.tied;
         // Older files hold the rotary frequencies too, and some the head twice.
         let spare = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
         };
-        decoder.weights.read_all(&model_files(model)?, spare)?;
+        decoder.halves = load(&mut decoder.weights, &model_files(model)?, spare, dtype)?;
         Ok(decoder)
+    }
+
+    /// The same decoder with its matrices rounded to bf16.
+    pub fn rounded(mut self) -> Self {
+        let half = |tensor: &mut Tensor| {
+            let [rows, cols] = tensor.shape[..] else {
+                return None;
+            };
+            let data = std::mem::take(&mut tensor.data);
+            (data.len() == rows * cols).then(|| Half::rounded(rows, cols, &data))
+        };
+        self.halves = self.weights.iter_mut().map(half).collect();
+        self
+    }
+
+    /// An error if a file that matrices are mapped from was written to since.
+    pub fn unchanged(&self) -> Result<(), ModelError> {
+        for half in self.halves.iter().flatten() {
+            half.file().map_or(Ok(()), |file| file.unchanged())?;
+        }
+        Ok(())
+    }
+
+    /// A matrix as the right side of a product, [outputs, inputs].
+    pub fn matrix(&self, id: TensorId) -> Operand<'_> {
+        if let Some(half) = self.half(id) {
+            return half.operand();
+        }
+        let tensor = self.weights.tensor(id);
+        View::new(&tensor.data, tensor.shape[0], tensor.shape[1]).into()
+    }
+
+    fn half(&self, id: TensorId) -> Option<&Half> {
+        self.halves.get(id.index())?.as_ref()
     }
 
     /// The instruction set in use.
@@ -226,11 +270,8 @@ impl Decoder {
     /// Logits [tokens, vocabulary] of a batch.
     pub fn logits(&self, lora: Option<&Lora>, batch: &Batch) -> Vec<f32> {
         let tape = self.forward(lora, batch, None);
-        let (rows, vocabulary) = (batch.len(), self.config.vocab_size);
-        let mut logits = vec![0.0; rows * vocabulary];
-        let normed = View::new(&tape.normed, rows, self.config.hidden_size);
-        let head = self.head_weight();
-        gemm(self.isa, normed, head.t(), &mut logits, vocabulary, false);
+        let normed = View::new(&tape.normed, batch.len(), self.config.hidden_size);
+        let mut logits = self.head_logits(normed);
         self.cap_logits(&mut logits);
         logits
     }
@@ -248,7 +289,10 @@ impl Decoder {
         let embed = self.weights.get(self.layout.embed);
         let mut x = Vec::with_capacity(tokens.len() * hidden);
         for token in tokens {
-            x.extend_from_slice(&embed[token as usize * hidden..][..hidden]);
+            match self.half(self.layout.embed) {
+                Some(half) => x.extend(half.row(token as usize)),
+                None => x.extend_from_slice(&embed[token as usize * hidden..][..hidden]),
+            }
         }
         if let Some(factor) = self.config.embedding_scale() {
             elementwise::scale(&mut x, factor);
@@ -256,9 +300,19 @@ impl Decoder {
         x
     }
 
-    fn head_weight(&self) -> View<'_> {
-        let head = self.weights.get(self.layout.head);
-        View::new(head, self.config.vocab_size, self.config.hidden_size)
+    /// x·Wᵀ of the head, [rows, vocabulary].
+    fn head_logits(&self, x: View<'_>) -> Vec<f32> {
+        let vocabulary = self.config.vocab_size;
+        let mut logits = vec![0.0; x.rows() * vocabulary];
+        let b = self.matrix(self.layout.head).t();
+        sum_of_products(
+            self.isa,
+            &[Term { a: x, b }],
+            &mut logits,
+            vocabulary,
+            false,
+        );
+        logits
     }
 
     fn forward(&self, lora: Option<&Lora>, batch: &Batch, dropout: Option<Dropout>) -> Tape {
@@ -339,9 +393,8 @@ impl Decoder {
             let n = rows.len();
             let targets: Vec<u32> = rows.iter().map(|row| batch.targets[*row]).collect();
             let x = gather(&tape.normed, rows, hidden);
-            let mut logits = vec![0.0; n * vocabulary];
-            let (view, head) = (View::new(&x, n, hidden), self.head_weight());
-            gemm(self.isa, view, head.t(), &mut logits, vocabulary, false);
+            let view = View::new(&x, n, hidden);
+            let mut logits = self.head_logits(view);
             let cap = self.config.logit_cap.map(|cap| cap as f32);
             let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale, cap);
             loss.sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
@@ -351,7 +404,11 @@ impl Decoder {
             };
             let dlogits = View::new(&logits, n, vocabulary);
             let mut dx = vec![0.0; n * hidden];
-            gemm(self.isa, dlogits, head, &mut dx, hidden, false);
+            let back = Term {
+                a: dlogits,
+                b: self.matrix(self.layout.head),
+            };
+            sum_of_products(self.isa, &[back], &mut dx, hidden, false);
             for (row, dx) in rows.iter().zip(dx.chunks_exact(hidden)) {
                 grad[row * hidden..][..hidden].copy_from_slice(dx);
             }
