@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::kernels::{View, elementwise, gemm};
+use super::kernels::{Operand, Term, View, elementwise, gemm, sum_of_products};
 use super::layout::{Module, Slot};
 use super::linear::dropout_stream;
 use super::lora::{Lora, PairIds};
@@ -93,11 +93,11 @@ pub(super) fn norms(decoder: &Decoder, lora: &Lora, module: Module, pair: PairId
     let (outputs, inputs) = module.slot.size(&decoder.config);
     let id = decoder.layout.layers[module.layer].linear[module.slot as usize].weight;
     let a = View::new(lora.tensors.get(pair.a), rank, inputs);
-    let weight = decoder.weights.get(id).chunks(ROWS * inputs);
     let b = lora.tensors.get(pair.b).chunks(ROWS * rank);
     let mut norms = Vec::with_capacity(outputs);
-    for (weight, b) in weight.zip(b) {
-        let rows = weight.len() / inputs;
+    for (i, b) in b.enumerate() {
+        let rows = b.len() / rank;
+        let weight = decoder.rows(id, i * ROWS..i * ROWS + rows);
         let mut sum = vec![0.0; weight.len()];
         gemm(isa, View::new(b, rows, rank), a, &mut sum, inputs, false);
         let lines = sum.par_chunks_mut(inputs).zip(weight.par_chunks(inputs));
@@ -171,18 +171,18 @@ impl Pass<'_> {
     fn base(&self, module: Module, x: &[f32]) -> Vec<f32> {
         let (outputs, _) = module.slot.size(&self.decoder.config);
         let mut y = vec![0.0; self.tokens() * outputs];
-        let w = self.weight(module).t();
-        let x = View::new(x, self.tokens(), x.len() / self.tokens());
-        gemm(self.decoder.isa(), x, w, &mut y, outputs, false);
+        let product = Term {
+            a: View::new(x, self.tokens(), x.len() / self.tokens()),
+            b: self.weight(module).t(),
+        };
+        sum_of_products(self.decoder.isa(), &[product], &mut y, outputs, false);
         y
     }
 
     /// W, [outputs, inputs].
-    fn weight(&self, module: Module) -> View<'_> {
-        let (outputs, inputs) = module.slot.size(&self.decoder.config);
+    fn weight(&self, module: Module) -> Operand<'_> {
         let ids = &self.decoder.layout.layers[module.layer];
-        let weight = ids.linear[module.slot as usize].weight;
-        View::new(self.decoder.weights.get(weight), outputs, inputs)
+        self.decoder.matrix(ids.linear[module.slot as usize].weight)
     }
 
     /// y ← y + s·B·A·drop(x).
@@ -253,6 +253,7 @@ impl Pass<'_> {
             x,
             dy,
             dx,
+            None,
             tensors,
         );
         true
@@ -291,9 +292,11 @@ impl Pass<'_> {
     /// dx ← grad·W, or dx + grad·W when `accumulate`.
     fn base_backward(&self, module: Module, grad: &[f32], dx: &mut [f32], accumulate: bool) {
         let (outputs, inputs) = module.slot.size(&self.decoder.config);
-        let dy = View::new(grad, self.tokens(), outputs);
-        let w = self.weight(module);
-        gemm(self.decoder.isa(), dy, w, dx, inputs, accumulate);
+        let product = Term {
+            a: View::new(grad, self.tokens(), outputs),
+            b: self.weight(module),
+        };
+        sum_of_products(self.decoder.isa(), &[product], dx, inputs, accumulate);
     }
 
     /// dW ← dW + gradᵀ·x where it is wanted.

@@ -12,14 +12,14 @@ use serde::Serialize;
 use super::config::{ModelConfig, NormPlacement};
 use super::layout::Slot;
 use super::lora::LoraConfig;
-use super::model::{LOGIT_ROWS, SLICE};
+use super::model::LOGIT_ROWS;
 
 /// Bytes of a number in f32.
 const F32: usize = size_of::<f32>();
 /// The program, its threads, the tokenizer.
 const PROGRAM: usize = 16 << 20;
-/// Columns of a matrix that a product packs at once, at most.
-const PACKED: usize = 1024;
+/// Words that a product packs at once.
+const PACKED: usize = 1 << 20;
 
 /// A training run, as far as memory is concerned.
 #[derive(Debug, Clone)]
@@ -187,8 +187,7 @@ impl Run<'_> {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let stream = 3 * self.tokens * hidden;
         let rows = LOGIT_ROWS.min(self.tokens);
-        let packed = SLICE.min(vocabulary) * hidden.min(PACKED);
-        (stream + rows * (2 * hidden + vocabulary) + packed) * F32
+        (stream + rows * (2 * hidden + vocabulary) + PACKED) * F32
     }
 
     /// Bytes beside what is kept while the gradient of the MLP's output is
@@ -205,7 +204,7 @@ impl Run<'_> {
             true => block(self.config) - hidden,
             false => 0,
         };
-        (self.tokens * (again + down.max(gate)) + self.packed()) * F32
+        (self.tokens * (again + down.max(gate)) + PACKED) * F32
     }
 
     /// Numbers a token holds while an adapted layer's gradient is made.
@@ -220,13 +219,6 @@ impl Run<'_> {
             (true, _) => 2 * outputs,
         };
         2 * adapter.rank + dropped + magnified
-    }
-
-    /// Numbers of the largest packed side of a block's products.
-    fn packed(&self) -> usize {
-        let slots = Slot::ALL.iter().map(|slot| slot.size(self.config));
-        let packed = slots.map(|(outputs, inputs)| outputs * inputs.min(PACKED));
-        packed.max().unwrap_or(0)
     }
 
     /// What would make the run smaller than `total`, each on its own and then together.

@@ -1,7 +1,8 @@
 //! Training and running open decoders on the CPU, with the same bits everywhere.
 //!
 //! From the bottom up: [`rng`] and [`kernels`] fix every bit; [`config`],
-//! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files;
+//! [`family`], [`tensors`] and [`layout`] read and write Hugging Face's files,
+//! [`load`] weights from them, as f32 or as the bf16 of a [`matrix`];
 //! [`model`] is the decoder with its hand-written backward pass, [`block`] a block
 //! of it, [`linear`] its linear layers, [`lora`] the adapters on them and [`dora`]
 //! their magnitudes; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
@@ -33,7 +34,9 @@ pub mod kernels;
 pub mod layout;
 mod linear;
 pub mod llama_cpp;
+pub mod load;
 pub mod lora;
+pub mod matrix;
 pub mod memory;
 pub mod merge;
 pub mod mlx;

@@ -5,6 +5,7 @@
 //! block by block ([`super::block`]).
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use super::batch::{Batch, IGNORE};
@@ -13,19 +14,16 @@ use super::block::Block;
 use super::config::{ConfigError, ModelConfig};
 use super::dora::Magnitudes;
 use super::kernels::elementwise::{self, Rotary};
-use super::kernels::{Isa, View, gemm, loss, norm};
+use super::kernels::{Isa, Operand, Term, View, gemm, loss, norm, sum_of_products};
 use super::layout::{Layout, Slot};
+use super::load::load;
 use super::lora::Lora;
+use super::matrix::{Dtype, Half};
 use super::rng::Stream;
-use super::tensors::{TensorError, TensorId, Tensors, model_files};
+use super::tensors::{Tensor, TensorError, TensorId, Tensors, model_files};
 
 /// Rows of logits that exist at once.
 pub(super) const LOGIT_ROWS: usize = 256;
-
-/// Tokens of the vocabulary whose part of the head is packed at once: a
-/// multiple of the length of a product's chains, so that the bits are those of
-/// one product.
-pub(super) const SLICE: usize = 4096;
 
 /// A decoder with its weights.
 pub struct Decoder {
@@ -39,6 +37,8 @@ pub struct Decoder {
     /// backward pass runs the block again ("Training deep nets with sublinear
     /// memory cost", Chen et al., 2016). The bits are the same either way.
     pub checkpointing: bool,
+    /// Matrices that are bf16, by their tensor, which is empty then; none at all in f32.
+    halves: Vec<Option<Half>>,
     /// As [`ModelConfig::ropes`].
     rotaries: Vec<Rotary>,
     isa: Isa,
@@ -163,6 +163,7 @@ impl Decoder {
             layout,
             weights,
             checkpointing: false,
+            halves: Vec::new(),
             rotaries: rotaries.collect(),
             config,
             isa,
@@ -189,16 +190,67 @@ impl Decoder {
         decoder
     }
 
-    /// Opens a folder with `config.json` and safetensors.
+    /// Opens a folder with `config.json` and safetensors, in f32.
     pub fn open(model: &Path, isa: Isa) -> Result<Self, ModelError> {
+        Self::open_as(model, isa, Dtype::F32)
+    }
+
+    /// As [`Decoder::open`], with matrices in `dtype`. Those in bf16 cannot be trained.
+    pub fn open_as(model: &Path, isa: Isa, dtype: Dtype) -> Result<Self, ModelError> {
         let mut decoder = Self::zeros(ModelConfig::read(model)?, isa);
         let tied = decoder.config.tied;
         // Older files hold the rotary frequencies too, and some the head twice.
         let spare = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
         };
-        decoder.weights.read_all(&model_files(model)?, spare)?;
+        decoder.halves = load(&mut decoder.weights, &model_files(model)?, spare, dtype)?;
         Ok(decoder)
+    }
+
+    /// The same decoder with its matrices rounded to bf16.
+    pub fn rounded(mut self) -> Self {
+        let half = |tensor: &mut Tensor| {
+            let [rows, cols] = tensor.shape[..] else {
+                return None;
+            };
+            let data = std::mem::take(&mut tensor.data);
+            (data.len() == rows * cols).then(|| Half::rounded(rows, cols, &data))
+        };
+        self.halves = self.weights.iter_mut().map(half).collect();
+        self
+    }
+
+    /// An error if a file that matrices are mapped from was written to since.
+    pub fn unchanged(&self) -> Result<(), ModelError> {
+        for half in self.halves.iter().flatten() {
+            half.file().map_or(Ok(()), |file| file.unchanged())?;
+        }
+        Ok(())
+    }
+
+    /// A matrix as the right side of a product, [outputs, inputs].
+    pub fn matrix(&self, id: TensorId) -> Operand<'_> {
+        if let Some(half) = self.half(id) {
+            return half.operand();
+        }
+        let tensor = self.weights.tensor(id);
+        View::new(&tensor.data, tensor.shape[0], tensor.shape[1]).into()
+    }
+
+    /// Rows of a matrix in f32.
+    pub(super) fn rows(&self, id: TensorId, rows: Range<usize>) -> Cow<'_, [f32]> {
+        let tensor = self.weights.tensor(id);
+        match self.half(id) {
+            Some(half) => rows.flat_map(|row| half.row(row)).collect(),
+            None => {
+                let width = tensor.shape[1];
+                Cow::Borrowed(&tensor.data[rows.start * width..rows.end * width])
+            }
+        }
+    }
+
+    fn half(&self, id: TensorId) -> Option<&Half> {
+        self.halves.get(id.index())?.as_ref()
     }
 
     /// The instruction set in use.
@@ -250,11 +302,8 @@ impl Decoder {
     /// Logits [tokens, vocabulary] of a batch.
     pub fn logits(&self, lora: Option<&Lora>, batch: &Batch) -> Vec<f32> {
         let normed = self.head_input(&self.pass(lora, batch, None));
-        let (rows, vocabulary) = (batch.len(), self.config.vocab_size);
-        let mut logits = vec![0.0; rows * vocabulary];
-        let normed = View::new(&normed, rows, self.config.hidden_size);
-        let head = self.head_weight();
-        gemm(self.isa, normed, head.t(), &mut logits, vocabulary, false);
+        let normed = View::new(&normed, batch.len(), self.config.hidden_size);
+        let mut logits = self.head_logits(normed);
         self.cap_logits(&mut logits);
         logits
     }
@@ -313,7 +362,10 @@ impl Decoder {
         let embed = self.weights.get(self.layout.embed);
         let mut x = Vec::with_capacity(tokens.len() * hidden);
         for token in tokens {
-            x.extend_from_slice(&embed[token as usize * hidden..][..hidden]);
+            match self.half(self.layout.embed) {
+                Some(half) => x.extend(half.row(token as usize)),
+                None => x.extend_from_slice(&embed[token as usize * hidden..][..hidden]),
+            }
         }
         if let Some(factor) = self.config.embedding_scale() {
             elementwise::scale(&mut x, factor);
@@ -321,18 +373,19 @@ impl Decoder {
         x
     }
 
-    fn head_weight(&self) -> View<'_> {
-        let head = self.weights.get(self.layout.head);
-        View::new(head, self.config.vocab_size, self.config.hidden_size)
-    }
-
-    /// The head in parts of [`SLICE`] tokens, each with the first of them.
-    fn head_slices(&self) -> impl Iterator<Item = (usize, View<'_>)> {
-        let hidden = self.config.hidden_size;
-        let parts = self.weights.get(self.layout.head).chunks(SLICE * hidden);
-        parts
-            .enumerate()
-            .map(move |(i, part)| (i * SLICE, View::new(part, part.len() / hidden, hidden)))
+    /// x·Wᵀ of the head, [rows, vocabulary].
+    fn head_logits(&self, x: View<'_>) -> Vec<f32> {
+        let vocabulary = self.config.vocab_size;
+        let mut logits = vec![0.0; x.rows() * vocabulary];
+        let b = self.matrix(self.layout.head).t();
+        sum_of_products(
+            self.isa,
+            &[Term { a: x, b }],
+            &mut logits,
+            vocabulary,
+            false,
+        );
+        logits
     }
 
     /// What the head reads, where no backward pass follows.
@@ -425,12 +478,8 @@ impl Decoder {
             let n = rows.len();
             let targets: Vec<u32> = rows.iter().map(|row| batch.targets[*row]).collect();
             let x = gather(normed, rows, hidden);
-            let mut logits = vec![0.0; n * vocabulary];
             let view = View::new(&x, n, hidden);
-            for (from, head) in self.head_slices() {
-                let logits = &mut logits[from..];
-                gemm(self.isa, view, head.t(), logits, vocabulary, false);
-            }
+            let mut logits = self.head_logits(view);
             let cap = self.config.logit_cap.map(|cap| cap as f32);
             let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale, cap);
             loss.sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
@@ -440,11 +489,11 @@ impl Decoder {
             };
             let dlogits = View::new(&logits, n, vocabulary);
             let mut dx = vec![0.0; n * hidden];
-            for (from, head) in self.head_slices() {
-                let width = SLICE.min(vocabulary - from);
-                let dlogits = View::strided(&logits[from..], n, width, vocabulary);
-                gemm(self.isa, dlogits, head, &mut dx, hidden, from > 0);
-            }
+            let back = Term {
+                a: dlogits,
+                b: self.matrix(self.layout.head),
+            };
+            sum_of_products(self.isa, &[back], &mut dx, hidden, false);
             for (row, dx) in rows.iter().zip(dx.chunks_exact(hidden)) {
                 grad[row * hidden..][..hidden].copy_from_slice(dx);
             }

@@ -120,7 +120,8 @@ impl Tensors {
 
     /// Number of elements in all tensors.
     pub fn elements(&self) -> usize {
-        self.0.iter().map(|tensor| tensor.data.len()).sum()
+        let elements = |tensor: &Tensor| tensor.shape.iter().product::<usize>();
+        self.0.iter().map(elements).sum()
     }
 
     /// The values of a tensor.
@@ -169,28 +170,10 @@ impl Tensors {
     /// Fills every tensor from the safetensors files in `paths`, f16 and bf16
     /// widened. Tensors of the files that are not wanted are left alone.
     pub fn read(&mut self, paths: &[PathBuf]) -> Result<(), TensorError> {
-        self.read_all(paths, |_| true)
-    }
-
-    /// As [`Tensors::read`], but a tensor that is not wanted must be `spare`.
-    pub fn read_all(
-        &mut self,
-        paths: &[PathBuf],
-        spare: impl Fn(&str) -> bool,
-    ) -> Result<(), TensorError> {
-        let known: BTreeSet<String> = self.0.iter().map(|tensor| tensor.name.clone()).collect();
         let mut missing: BTreeSet<usize> = (0..self.0.len()).collect();
         for path in paths {
             let bytes = files::read(path)?;
             let file = parse(path, &bytes)?;
-            let mut names = file.names();
-            names.retain(|name| !known.contains(*name) && !spare(name));
-            if let Some(name) = names.into_iter().min() {
-                return Err(TensorError::Unknown {
-                    path: path.clone(),
-                    name: name.to_owned(),
-                });
-            }
             for i in missing.clone() {
                 if let Ok(view) = file.tensor(&self.0[i].name) {
                     fill(path, &mut self.0[i], &view)?;

@@ -475,40 +475,6 @@ fn blocks_that_are_run_again_give_the_same_bits() {
     }
 }
 
-/// The head is gone through in slices, along its columns and along its rows.
-#[test]
-fn a_product_in_slices_has_the_bits_of_one() {
-    use super::kernels::{View, gemm};
-    use super::model::SLICE;
-    let (m, k, n, isa) = (13, SLICE + 300, 9, Isa::detect());
-    let numbers = |name: &str, length: usize| {
-        let mut numbers = vec![0.0; length];
-        Stream::new(4, name, 0, "").normal(0.0, 1.0, &mut numbers);
-        numbers
-    };
-    let (a, b) = (numbers("a", m * k), numbers("b", k * n));
-    let (mut whole, mut parts) = (vec![0.0; m * n], vec![0.0; m * n]);
-    let right = View::new(&b, k, n);
-    gemm(isa, View::new(&a, m, k), right, &mut whole, n, false);
-    for from in [0, SLICE] {
-        let width = SLICE.min(k - from);
-        let left = View::strided(&a[from..], m, width, k);
-        let right = View::new(&b[from * n..][..width * n], width, n);
-        gemm(isa, left, right, &mut parts, n, from > 0);
-    }
-    assert_eq!(parts, whole);
-    let (mut whole, mut parts) = (vec![0.0; n * k], vec![0.0; n * k]);
-    let c = numbers("c", n * m);
-    let left = View::new(&c, n, m);
-    gemm(isa, left, View::new(&a, m, k), &mut whole, k, false);
-    for from in [0, SLICE] {
-        let width = SLICE.min(k - from);
-        let right = View::strided(&a[from..], m, width, k);
-        gemm(isa, left, right, &mut parts[from..], k, false);
-    }
-    assert_eq!(parts, whole);
-}
-
 #[test]
 fn a_new_adapter_with_magnitudes_changes_nothing_yet() {
     for (name, config) in configs() {
