@@ -10,9 +10,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::config::{ModelConfig, NormPlacement};
+use super::eightbit::BLOCK;
 use super::layout::Slot;
 use super::lora::LoraConfig;
+use super::matrix::Dtype;
 use super::model::LOGIT_ROWS;
+use super::optim::Precision;
+use super::stopping::Keep;
 
 /// Bytes of a number in f32.
 const F32: usize = size_of::<f32>();
@@ -36,6 +40,12 @@ pub struct Run<'a> {
     pub data: usize,
     /// Whether blocks are run again in the backward pass.
     pub checkpointing: bool,
+    /// What the frozen matrices are held in.
+    pub dtype: Dtype,
+    /// How the optimizer keeps its moments.
+    pub optimizer: Precision,
+    /// Which weights are the result: the best ones are held beside the last.
+    pub keep: Keep,
 }
 
 /// Bytes by what they are for.
@@ -43,7 +53,7 @@ pub struct Run<'a> {
 pub struct Plan {
     /// The model's weights.
     pub weights: u64,
-    /// What is trained beside them: the adapter.
+    /// What is trained beside them, the adapter, and the best weights so far where they are kept.
     pub adapter: u64,
     /// Gradients of what is trained.
     pub gradients: u64,
@@ -125,15 +135,28 @@ impl fmt::Display for Bytes {
 impl Plan {
     /// What `run` will hold.
     pub fn new(run: &Run<'_>) -> Self {
-        let weights = elements(run.config) * F32;
+        let element = match run.dtype {
+            Dtype::F32 => F32,
+            Dtype::Bf16 => size_of::<u16>(),
+        };
+        let weights = elements(run.config) * element;
         let adapter = run.adapter.map(|a| adapter_elements(a, run.config) * F32);
         let trained = adapter.unwrap_or(weights);
+        let best = match run.keep {
+            Keep::Last => 0,
+            Keep::Best => trained,
+        };
+        let moments = match run.optimizer {
+            Precision::AdamW => 2 * trained,
+            // A byte each, and a scale for each block.
+            Precision::AdamW8bit => 2 * (trained / F32 + trained / BLOCK),
+        };
         let program = PROGRAM + run.data * 2 * F32;
         let parts = [
             weights,
-            adapter.unwrap_or(0),
+            adapter.unwrap_or(0) + best,
             trained,
-            2 * trained,
+            moments,
             run.kept(),
             run.head().max(run.backward()),
             program,
@@ -405,6 +428,9 @@ mod tests {
             longest: tokens / 2,
             data: 0,
             checkpointing: false,
+            dtype: Dtype::F32,
+            optimizer: Precision::AdamW,
+            keep: Keep::Last,
         }
     }
 

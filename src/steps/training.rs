@@ -13,6 +13,7 @@ use crate::ml::checkpoint::{Cadence, Checkpoints};
 use crate::ml::config::ModelConfig;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::LoraConfig;
+use crate::ml::matrix::Dtype;
 use crate::ml::memory::{self, Plan};
 use crate::ml::saved::{self, Results};
 use crate::ml::stopping::Keep;
@@ -378,6 +379,9 @@ impl Common {
             longest: lengths().max().unwrap_or(0),
             data: lengths().sum(),
             checkpointing: self.gradient_checkpointing,
+            dtype: Dtype::F32,
+            optimizer: self.options.optimizer,
+            keep: self.options.keep,
         };
         let plan = Plan::new(&run);
         context.fact("planned_memory", plan.total);
