@@ -24,6 +24,13 @@ pub enum Dtype {
     Bf16,
 }
 
+impl Dtype {
+    /// Whether it is the default, which no key and no record mentions.
+    pub fn is_f32(&self) -> bool {
+        *self == Dtype::F32
+    }
+}
+
 /// A safetensors file in memory that is read when it is used.
 ///
 /// The kernel brings pages in as they are touched. If the file becomes shorter
@@ -140,5 +147,36 @@ impl Half {
             Storage::Owned(_) => None,
             Storage::Mapped { file, .. } => Some(file),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_written_to_while_it_is_mapped_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, [0x80, 0x3f, 0x00, 0x40]).unwrap();
+        let file = Arc::new(Mapped::open(&path).unwrap());
+        let half = Half::mapped(1, 2, &file, 0).unwrap();
+        assert_eq!(half.row(0).collect::<Vec<_>>(), [1.0, 2.0]);
+        file.unchanged().unwrap();
+        let longer = [0x80, 0x3f, 0x00, 0x40, 0, 0];
+        std::fs::write(&path, longer).unwrap();
+        let error = file.unchanged().unwrap_err().to_string();
+        assert!(error.contains("was changed while it was in use"), "{error}");
+    }
+
+    #[test]
+    fn a_matrix_that_lies_askew_or_beyond_the_file_is_not_mapped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, [0; 9]).unwrap();
+        let file = Arc::new(Mapped::open(&path).unwrap());
+        assert!(Half::mapped(2, 2, &file, 0).is_some());
+        assert!(Half::mapped(2, 2, &file, 1).is_none());
+        assert!(Half::mapped(2, 2, &file, 2).is_none());
     }
 }

@@ -261,6 +261,14 @@ impl Run<'_> {
         if !self.checkpointing {
             add("gradient_checkpointing = true".to_owned(), &checkpointed);
         }
+        if self.adapter.is_some() && self.dtype == Dtype::F32 {
+            let dtype = Dtype::Bf16;
+            let half = Run {
+                dtype,
+                ..self.clone()
+            };
+            add("dtype = \"bf16\"".to_owned(), &half);
+        }
         for (run, before) in [
             (self, ""),
             (&checkpointed, "gradient_checkpointing = true and "),

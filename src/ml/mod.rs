@@ -55,11 +55,25 @@ pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
+/// Lets the allocator keep what is freed for the next step, as every step needs
+/// the same buffers again: else the kernel takes and clears their pages each time.
+fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "the allocator's settings have no other door")]
+    // SAFETY: mallopt only sets numbers; values it does not know it refuses.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_MAX, 0);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
+    }
+}
+
 /// Runs `work` on a pool of `threads` threads. How many they are never shows in a result.
 pub fn with_threads<R: Send>(
     threads: usize,
     work: impl FnOnce() -> R + Send,
 ) -> Result<R, rayon::ThreadPoolBuildError> {
+    keep_freed_memory();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1));
     Ok(pool.build()?.install(work))
 }

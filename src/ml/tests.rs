@@ -12,6 +12,7 @@ use super::rng::Stream;
 use super::tensors::Tensors;
 
 /// A training run against torch's.
+mod bf16;
 mod curve;
 /// Against torch, with the files beside `tests/interop/families.py`.
 pub mod families;

@@ -11,6 +11,7 @@ use crate::ml;
 use crate::ml::batch::LossOn;
 use crate::ml::config::ModelConfig;
 use crate::ml::kernels::Isa;
+use crate::ml::matrix::Dtype;
 use crate::ml::model::Decoder;
 use crate::ml::saved::SavedError;
 use crate::ml::tensors::Tensors;
@@ -89,7 +90,7 @@ fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
         common.max_length,
         LossOn::Everything,
     )?;
-    let memory = Some(common.plan_memory(&config, None, &data, context)?);
+    let memory = Some(common.plan_memory(&config, None, Dtype::F32, &data, context)?);
     let mut decoder = Decoder::open(&model, isa).map_err(TrainError::from)?;
     decoder.checkpointing = common.gradient_checkpointing;
     let write = |folder: &Path, weights: &Tensors| -> Result<(), SavedError> {

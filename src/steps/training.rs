@@ -368,6 +368,7 @@ impl Common {
         &self,
         config: &ModelConfig,
         adapter: Option<&LoraConfig>,
+        dtype: Dtype,
         data: &Data,
         context: &mut Context<'_>,
     ) -> Result<Plan, StepError> {
@@ -379,7 +380,7 @@ impl Common {
             longest: lengths().max().unwrap_or(0),
             data: lengths().sum(),
             checkpointing: self.gradient_checkpointing,
-            dtype: Dtype::F32,
+            dtype,
             optimizer: self.options.optimizer,
             keep: self.options.keep,
         };

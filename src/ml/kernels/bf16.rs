@@ -117,7 +117,8 @@ mod x86 {
             unsafe {
                 let low = _mm512_loadu_ps(x.as_ptr());
                 let high = _mm512_loadu_ps(x.as_ptr().add(16));
-                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+                let both = _mm512_cvtne2ps_pbh(high, low);
+                let both = std::mem::transmute::<__m512bh, __m512i>(both);
                 _mm512_storeu_si512(out.as_mut_ptr().cast(), both);
             }
         }
@@ -203,9 +204,10 @@ mod tests {
         #[expect(unsafe_code, reason = "arrays and vectors of 512 plain bits")]
         // SAFETY: all types are 64 bytes of numbers.
         unsafe {
-            let (a, b) = (std::mem::transmute(a), std::mem::transmute(b));
-            let sum: __m512 = std::mem::transmute(sum);
-            std::mem::transmute(_mm512_dpbf16_ps(sum, a, b))
+            let pairs = |x| std::mem::transmute::<[u32; 16], __m512bh>(x);
+            let sum = std::mem::transmute::<[f32; 16], __m512>(sum);
+            let sum = _mm512_dpbf16_ps(sum, pairs(a), pairs(b));
+            std::mem::transmute::<__m512, [f32; 16]>(sum)
         }
     }
 

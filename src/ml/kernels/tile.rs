@@ -236,7 +236,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bf16")]
     unsafe fn bf16_512<const H: usize, const V: usize, const S: usize>(p: Place) {
         let mut sums = [[_mm512_setzero_ps(); V]; H];
-        // SAFETY: as promised; vectors of integers and of bf16 are the same plain bits.
+        // SAFETY: as promised.
         unsafe {
             for k in 0..p.depth {
                 let mut line = [_mm512_setzero_si512(); V];
@@ -246,12 +246,22 @@ mod x86 {
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let a = _mm512_set1_epi32(*p.a.add(r * S + k).cast());
                     for (sum, line) in sums.iter_mut().zip(line) {
-                        let (a, b) = (std::mem::transmute(a), std::mem::transmute(line));
-                        *sum = _mm512_dpbf16_ps(*sum, a, b);
+                        *sum = _mm512_dpbf16_ps(*sum, pairs(a), pairs(line));
                     }
                 }
             }
             store_512(p, sums);
+        }
+    }
+
+    /// Integers as the pairs of bf16 that they hold.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn pairs(words: __m512i) -> __m512bh {
+        #[expect(unsafe_code, reason = "there is no cast between the two types")]
+        // SAFETY: both are 512 plain bits.
+        unsafe {
+            std::mem::transmute::<__m512i, __m512bh>(words)
         }
     }
 
