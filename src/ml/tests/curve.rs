@@ -117,7 +117,7 @@ fn a_run_of_200_steps_is_that_of_torch() {
     let worst = pairs.fold(0.0f64, |worst, (ours, theirs)| {
         worst.max((ours - f64::from(*theirs)).abs())
     });
-    let mut parts = core.lora.tensors.iter().zip(after.tensors.iter());
+    let parts = core.lora.tensors.iter().zip(after.tensors.iter());
     let adapter = parts.fold(0.0f64, |worst, (ours, theirs)| {
         worst.max(relative_error(&ours.data, &theirs.data))
     });
