@@ -12,10 +12,13 @@ use retune::ml::batch::{Sequence, Sequences};
 use retune::ml::config::{Family, ModelConfig, Sizes};
 use retune::ml::kernels::Isa;
 use retune::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
+use retune::ml::matrix::Dtype;
 use retune::ml::memory::{self, Plan};
 use retune::ml::model::Decoder;
-use retune::ml::optim::{AdamW, Schedule};
-use retune::ml::train::{FullCore, LogLine, LoraCore, Observer, Options, Progress, train};
+use retune::ml::optim::{AdamW, Precision, Schedule};
+use retune::ml::stopping::{EarlyStopping, Keep};
+use retune::ml::summary::{LogLine, Progress};
+use retune::ml::train::{FullCore, Keeping, LoraCore, Observer, Options, train};
 
 struct Counting;
 
@@ -148,6 +151,9 @@ impl Run {
             eval_every: 0,
             log_every: 1,
             neftune_alpha: 0.0,
+            optimizer: Precision::AdamW,
+            early_stopping: EarlyStopping::default(),
+            keep: Keep::Last,
         }
     }
 
@@ -180,6 +186,9 @@ impl Run {
             longest: self.length,
             data: tokens,
             checkpointing: self.checkpointing,
+            dtype: Dtype::F32,
+            optimizer: Precision::AdamW,
+            keep: Keep::Last,
         })
     }
 
@@ -195,11 +204,27 @@ impl Run {
         let trained = match lora {
             Some(lora) => {
                 let mut core = LoraCore { decoder, lora };
-                train(&mut core, &data, None, &options, isa, &mut Silent, None)
+                train(
+                    &mut core,
+                    &data,
+                    None,
+                    &options,
+                    isa,
+                    &mut Silent,
+                    Keeping::default(),
+                )
             }
             None => {
                 let mut core = FullCore { decoder };
-                train(&mut core, &data, None, &options, isa, &mut Silent, None)
+                train(
+                    &mut core,
+                    &data,
+                    None,
+                    &options,
+                    isa,
+                    &mut Silent,
+                    Keeping::default(),
+                )
             }
         };
         trained.unwrap();

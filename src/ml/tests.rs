@@ -772,7 +772,9 @@ mod resumed {
                 neftune_alpha,
                 ..options()
             };
-            run_with(&options, &mut witness, None).unwrap().2
+            run_with(&options, 3, &mut witness, Keeping::default())
+                .unwrap()
+                .2
         };
         let (with, without) = (run(5.0), run(0.0));
         assert_eq!(with.validation, without.validation);

@@ -11,7 +11,6 @@ use super::checkpoint::{Checkpoints, Position, State};
 use super::config::ModelConfig;
 use super::kernels::Isa;
 use super::lora::{Lora, LoraError};
-use super::memory::Plan;
 use super::model::{Decoder, Dropout, Gradients, Loss, ModelError};
 use super::optim::{AdamW, Optimizer, Precision, Schedule, gradient_norm};
 use super::saved::{Results, Saved, SavedError};

@@ -21,7 +21,11 @@ fn gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensors) {
         weights: None,
         lora: Some(&mut pairs),
     };
-    let dropout = Some(Dropout { seed: 9, step: 4 });
+    let dropout = Some(Dropout {
+        seed: 9,
+        step: 4,
+        neftune_alpha: 0.0,
+    });
     let scale = 1.0 / batch.counted() as f32;
     let loss = decoder.gradients(Some(lora), batch, dropout, scale, into);
     (loss, pairs)

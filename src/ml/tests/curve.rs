@@ -64,6 +64,7 @@ fn adapter(reference: &Reference, moment: &str, decoder: &Decoder) -> Lora {
         alpha: 8.0,
         rank_stabilized: false,
         dropout: 0.0,
+        dora: false,
         target_modules: vec![ALL_LINEAR.to_owned()],
         layers: None,
     };
@@ -98,6 +99,7 @@ fn a_run_of_200_steps_is_that_of_torch() {
         accumulation: 1,
         eval_every: 0,
         log_every: 1,
+        neftune_alpha: 0.0,
         optimizer: Precision::AdamW,
         early_stopping: EarlyStopping::default(),
         keep: Keep::Last,
