@@ -88,6 +88,22 @@ impl Digest {
     }
 }
 
+/// The digest of bytes that come piece by piece.
+#[derive(Default)]
+pub struct Running(blake3::Hasher);
+
+impl Running {
+    /// The next piece.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all pieces so far.
+    pub fn digest(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
 /// Bytes that are read at once: they stay in a core's own cache, and a buffer of
 /// them is not mapped and unmapped each time, as one of 128 KiB is by glibc.
 const PIECE: usize = 64 << 10;

@@ -68,7 +68,7 @@
 //! | `cache/work/RUN-N/guard`, `report.json` | what a held or traced program may touch, and what it touched beside |
 //! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
-//! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] |
+//! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] and [`ml::saved::Results`] |
 //! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
 //! | `cache/damaged/DIGEST` | an object that was not what its name said, by [`ops::check`] |
 //! | a record, an object | [`event::Execution`] and its environment, by [`record::ProvenanceRecorder`] |

@@ -11,7 +11,8 @@ use retune::ml::adapter::{self, Base};
 use retune::ml::batch::{Batch, IGNORE, Sequence};
 use retune::ml::gguf::{Gguf, Value as Pair};
 use retune::ml::kernels::Isa;
-use retune::ml::model::Decoder;
+use retune::ml::model::{Decoder, Gradients};
+use retune::ml::tensors::Tensors;
 use serde_json::Value;
 use support::{Space, files};
 
@@ -232,5 +233,44 @@ fn adapters_that_peft_made_give_its_logits() {
         let difference = greatest(&logits[at..]);
         assert!(difference < 1e-4, "{name}: {difference:e}");
         assert!(greatest(&plain[at..]) > 1e-2, "{name} changes something");
+    }
+}
+
+/// Loss and gradients of PEFT 0.21 with `use_dora` (see `tests/interop/peft_fixture.py`).
+#[test]
+fn an_adapter_with_magnitudes_has_the_gradients_of_peft() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft");
+    let text = std::fs::read_to_string(folder.join("logits.json")).unwrap();
+    let expected: Value = serde_json::from_str(&text).unwrap();
+    let tokens = expected["tokens"].as_array().unwrap().iter();
+    let tokens: Vec<u32> = tokens.map(|token| token.as_u64().unwrap() as u32).collect();
+    let targets = tokens[1..].iter().copied().chain([IGNORE]).collect();
+    let batch = Batch::new(&[Sequence { tokens, targets }]);
+    let model = folder.join("base");
+    let decoder = Decoder::open(&model, Isa::detect()).unwrap();
+    let base = Base::of(&model).unwrap();
+    let lora = adapter::read(&folder.join("dora"), &decoder.config, &base).unwrap();
+    let mut ours = lora.tensors.zeros_like();
+    let gradients = Gradients {
+        weights: None,
+        lora: Some(&mut ours),
+    };
+    let scale = 1.0 / batch.counted() as f32;
+    let loss = decoder.gradients(Some(&lora), &batch, None, scale, gradients);
+    let mut theirs = ours.zeros_like();
+    let reference = [folder.join("dora.safetensors")];
+    theirs.read(&reference).unwrap();
+    let mut wanted = Tensors::default();
+    let id = wanted.push("loss".into(), vec![1]);
+    wanted.read(&reference).unwrap();
+    assert!((loss.mean() - f64::from(wanted.get(id)[0])).abs() < 1e-5);
+    assert_eq!(theirs.iter().count(), 3 * 14, "of all linear layers");
+    for (ours, theirs) in ours.iter().zip(theirs.iter()) {
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let pairs = ours.data.iter().zip(&theirs.data);
+        let error: f64 = pairs.map(|(a, b)| square(a - b)).sum();
+        let norm: f64 = theirs.data.iter().map(|b| square(*b)).sum();
+        let error = (error / norm).sqrt();
+        assert!(error < 1e-5, "{} is off by {error:e}", ours.name);
     }
 }

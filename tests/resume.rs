@@ -243,6 +243,7 @@ max_steps = 12
 warmup_steps = 2
 max_length = 32
 batch_tokens = 64
+save_every = 5
 checkpoint = "0s"
 
 [steps.adapter]
@@ -258,6 +259,10 @@ warmup_steps = 2
 max_length = 32
 batch_tokens = 64
 eval_every = 5
+early_stopping_patience = 2
+keep = "best"
+save_every = 2
+keep_checkpoints = 2
 checkpoint = "0s"
 "#,
     );
@@ -288,6 +293,10 @@ fn outputs(space: &Space) -> BTreeMap<PathBuf, Vec<u8>> {
 fn training_that_is_killed_at_random_steps_ends_with_the_same_digests() {
     let undisturbed = training();
     undisturbed.built(&[]);
+    let adapter = "cache/out/main/adapter/checkpoints/step-000012/adapter_model.safetensors";
+    assert!(undisturbed.exists(adapter));
+    let model = "cache/out/main/base/checkpoints/step-000010/model.safetensors";
+    assert!(undisturbed.exists(model));
     let space = training();
     let mut disturbed = 0;
     // Builds are killed, or asked to stop, after so many milliseconds of training.

@@ -18,8 +18,9 @@ use crate::graph::Node;
 use crate::plan::Manifest;
 use crate::step::{Checkpoint, Context, Input, Params, Program, Registry, StepError};
 
-/// The version of both files. 2: `checkpoint` says how often to write.
-pub const FORMAT: u32 = 2;
+/// The version of both files. 2: `checkpoint` says how often to write. 3: by
+/// time or by steps.
+pub const FORMAT: u32 = 3;
 
 /// What a process is to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

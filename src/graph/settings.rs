@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 use super::check::check;
 use crate::compare::{Limits, Tolerance};
 use crate::pipeline::{Diagnostic, Field, RawSettings, Span, Spans, suggest, units};
-use crate::step::{Cpus, Gpus, OutPort, Resources, Resumes, schema_of};
+use crate::step::{Cpus, Every, Gpus, OutPort, Resources, Resumes, schema_of};
 
 /// How often a step that keeps checkpoints writes one by default.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+const CHECKPOINT_EVERY: Every = Every::Time(Duration::from_secs(60));
 
 /// How a step is run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Settings {
     /// Steps of a higher priority start before others.
     pub priority: i32,
     /// How often it is to write a checkpoint, if it is given a place for them.
-    pub checkpoint: Option<Duration>,
+    pub checkpoint: Option<Every>,
     /// What may differ in an audit, by the name of the output.
     pub tolerance: BTreeMap<String, Tolerance>,
 }
@@ -94,6 +94,12 @@ impl Settings {
     }
 }
 
+/// The number in "50 steps".
+fn steps(text: &str) -> Option<u64> {
+    let number = text.trim().strip_suffix("steps")?.trim_end();
+    number.parse().ok().filter(|number| *number > 0)
+}
+
 fn power(base: f64, exponent: u32) -> f64 {
     base.powi(i32::try_from(exponent).unwrap_or(i32::MAX))
 }
@@ -106,7 +112,7 @@ fn power(base: f64, exponent: u32) -> f64 {
 struct Written {
     /// Whether the step is given a folder that outlives a failed or stopped
     /// attempt, from which the next one goes on; or how often it writes into
-    /// it: "5min".
+    /// it: "5min", "50 steps".
     checkpoint: Option<Checkpoint>,
     /// Steps of a higher priority start before others.
     priority: i32,
@@ -356,15 +362,19 @@ impl Reader<'_> {
         read
     }
 
-    fn checkpoint(&mut self, written: Option<Checkpoint>, usual: &Usual<'_>) -> Option<Duration> {
+    fn checkpoint(&mut self, written: Option<Checkpoint>, usual: &Usual<'_>) -> Option<Every> {
         let asked = match written {
             None => return (usual.resumes == Some(Resumes::Always)).then_some(CHECKPOINT_EVERY),
             Some(Checkpoint::Whether(false)) => None,
             Some(Checkpoint::Whether(true)) => Some(CHECKPOINT_EVERY),
-            Some(Checkpoint::Every(text)) => {
-                let text = Some(Amount::Text(text));
-                self.amount(text, "checkpoint", units::duration)
-            }
+            Some(Checkpoint::Every(text)) => match steps(&text) {
+                Some(steps) => Some(Every::Steps(steps)),
+                None => {
+                    let text = Some(Amount::Text(text));
+                    let time = self.amount(text, "checkpoint", units::duration);
+                    time.map(Every::Time)
+                }
+            },
         };
         if asked.is_some() && usual.resumes == Some(Resumes::Never) {
             let message = format!("cannot be had: {} keeps no checkpoints", usual.kind);

@@ -50,7 +50,7 @@ pub enum AdapterError {
     },
     /// It was trained on another base.
     #[error(
-        "the adapter {} was trained on another base: on {}, not on {}",
+        "the adapter {} was trained on another base: on {}, not on {}; give the model it was trained on",
         path.display(), trained_on.short(), given.short()
     )]
     OtherBase {
@@ -63,7 +63,7 @@ pub enum AdapterError {
     },
     /// It says that it belongs to a model of another name.
     #[error(
-        "the adapter {} was trained on another base: its base_model_name_or_path is {trained_on}, and the model is {given}",
+        "the adapter {} was trained on another base: its base_model_name_or_path is {trained_on}, and the model is {given}; give the model it was trained on",
         path.display()
     )]
     OtherName {

@@ -56,6 +56,7 @@ impl Fixture {
             alpha: 5.0,
             rank_stabilized: stabilized,
             dropout: 0.1,
+            dora: false,
             target_modules: targets.iter().map(|t| (*t).to_owned()).collect(),
             layers: layers.map(<[usize]>::to_vec),
         };
@@ -63,6 +64,15 @@ impl Fixture {
             wanted.resolve(&self.config).unwrap(),
             &self.config,
         ))
+    }
+
+    /// The same with a magnitude for every row.
+    fn dora(&self, lora: Lora) -> Lora {
+        let config = LoraConfig {
+            dora: true,
+            ..lora.config
+        };
+        filled(Lora::with_exceptions(config, lora.exceptions, &self.config))
     }
 
     fn written(&self, name: &str, lora: &Lora) -> PathBuf {
@@ -117,15 +127,16 @@ const SHAPES: [(&[&str], Option<&[usize]>); 5] = [
 fn an_adapter_comes_back_from_mlx_bit_for_bit() {
     let f = Fixture::new(Family::Llama);
     for (n, (targets, layers)) in SHAPES.into_iter().enumerate() {
-        for stabilized in [false, true] {
-            let lora = f.lora(targets, layers, stabilized);
-            let peft = f.written(&format!("peft-{n}-{stabilized}"), &lora);
+        let lora = |stabilized| f.lora(targets, layers, stabilized);
+        let adapters = [lora(false), lora(true), f.dora(lora(true))];
+        for (m, lora) in adapters.into_iter().enumerate() {
+            let peft = f.written(&format!("peft-{n}-{m}"), &lora);
             let (read, of) = adapter::read_with_base(&peft, &f.config, &f.base()).unwrap();
             assert_eq!(read.config, lora.config);
-            let folder = f.path(&format!("mlx-{n}-{stabilized}"));
+            let folder = f.path(&format!("mlx-{n}-{m}"));
             mlx::write(&folder, &read, &f.config, &of, Dtype::F32).unwrap();
             let (back, of) = mlx::read(&folder, &f.config, &f.base()).unwrap();
-            let again = f.path(&format!("again-{n}-{stabilized}"));
+            let again = f.path(&format!("again-{n}-{m}"));
             adapter::write(&again, &back, &of).unwrap();
             assert_eq!(bytes(&again), bytes(&peft), "{targets:?} {layers:?}");
         }
@@ -196,8 +207,14 @@ fn adapters_of_mlx_lm_are_read_and_what_does_not_fit_is_refused() {
     };
     let rank = error(json!({"lora_parameters": {"rank": 4, "scale": 1.0}}));
     assert!(rank.contains("has shape [24, 3], not [24, 4]"), "{rank}");
+    change(
+        config.clone(),
+        json!({"lora_parameters": {"rank": 3, "scale": 20.0, "dropout": 0.0}}),
+    );
     let dora = error(json!({"fine_tune_type": "dora"}));
-    assert!(dora.contains("fine_tune_type is \"dora\""), "{dora}");
+    assert!(dora.contains("q_proj.m' is missing"), "{dora}");
+    let full = error(json!({"fine_tune_type": "full"}));
+    assert!(full.contains("fine_tune_type is \"full\""), "{full}");
     let own = Exception {
         module: Module {
             layer: 1,
@@ -266,6 +283,30 @@ fn a_gguf_file_holds_the_adapter_in_the_order_of_llama_cpp() {
             }
         }
     }
+}
+
+/// As mlx-lm's `DoRALinear` has it: `m` beside the two matrices.
+#[test]
+fn magnitudes_are_tensors_of_mlx_and_gguf_has_none() {
+    let f = Fixture::new(Family::Llama);
+    let lora = f.dora(f.lora(&["q_proj"], None, false));
+    let folder = f.path("mlx");
+    mlx::write(&folder, &lora, &f.config, &f.base(), Dtype::F32).unwrap();
+    let config = json_of(folder.join("adapter_config.json"));
+    assert_eq!(config["fine_tune_type"], "dora");
+    let mut source = Source::open(&folder.join("adapters.safetensors")).unwrap();
+    let values = source.shaped("model.layers.1.self_attn.q_proj.m", &[24]);
+    let pair = lora.pair(1, Slot::Q).unwrap();
+    assert_eq!(
+        values.unwrap(),
+        lora.tensors.get(pair.magnitude.unwrap()),
+        "as they are"
+    );
+    let path = f.path("adapter.gguf");
+    let base = f.base();
+    let model = f.path("model");
+    let error = llama_cpp::write(&path, &lora, &model, &f.config, &base, Width::F32).unwrap_err();
+    assert!(error.to_string().contains("adapter.merge"), "{error}");
 }
 
 #[test]
@@ -377,9 +418,11 @@ fn the_merged_model_gives_the_logits_of_base_and_adapter() {
             rank: 5,
             alpha: 2.0,
         };
-        for (n, exceptions) in [vec![], vec![own]].into_iter().enumerate() {
+        let both = [vec![], vec![own]];
+        for (n, exceptions) in both.clone().into_iter().chain(both).enumerate() {
             let config = f.lora(&["all-linear"], None, true).config;
-            let lora = filled(Lora::with_exceptions(config, exceptions, &f.config));
+            let plain = filled(Lora::with_exceptions(config, exceptions, &f.config));
+            let lora = if n < 2 { plain } else { f.dora(plain) };
             let adapter = f.written(&format!("adapter{n}"), &lora);
             let out = f.path(&format!("merged{n}"));
             let summary = merge(&f.path("model"), &adapter, &out, None).unwrap();

@@ -133,11 +133,35 @@ pub struct RowCounts {
     pub empty: usize,
 }
 
+/// The row that a sequence is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRef {
+    /// Its id.
+    pub id: RowId,
+    /// Where it came from, as [`Row::origin`].
+    pub origin: String,
+}
+
+impl RowRef {
+    /// The file it came from, or `@` for a finding.
+    pub fn source(&self) -> &str {
+        if self.origin.starts_with('@') {
+            return "@";
+        }
+        match self.origin.rsplit_once(':') {
+            Some((file, line)) if line.bytes().all(|b| b.is_ascii_digit()) => file,
+            _ => &self.origin,
+        }
+    }
+}
+
 /// A data set as sequences.
 #[derive(Debug, Clone, Default)]
 pub struct Sequences {
     /// In the order of the rows.
     pub all: Vec<Sequence>,
+    /// The row of each sequence.
+    pub rows: Vec<RowRef>,
     /// What became of the rows.
     pub counts: RowCounts,
 }
@@ -155,6 +179,11 @@ impl Sequences {
         for row in rows {
             sequences.counts.rows += 1;
             sequences.add(row, tokenizer, max_length, loss_on)?;
+            let of = RowRef {
+                id: row.id,
+                origin: row.origin.clone(),
+            };
+            sequences.rows.resize(sequences.all.len(), of);
         }
         if sequences.all.is_empty() {
             return Err(BatchError::NothingCounts {

@@ -7,6 +7,7 @@ use candle_core::{D, Device, Error, Result, Tensor, Var};
 use candle_nn::ops;
 
 use super::batch::{Batch, IGNORE};
+use super::dora;
 use super::kernels::elementwise::{self, Activation, Rotary};
 use super::layout::{BranchNorms, Module, Slot};
 use super::linear::dropout_stream;
@@ -279,6 +280,11 @@ impl Graph<'_> {
         if let Some(factor) = decoder.config.embedding_scale() {
             x = (x * f64::from(factor))?;
         }
+        if let Some(chance) = self.dropout {
+            let mut noise = vec![0.0; x.elem_count()];
+            chance.add_noise(self.batch, &mut noise);
+            x = (&x + Tensor::from_vec(noise, x.shape(), device)?)?;
+        }
         for layer in 0..decoder.config.layers {
             x = self.block(layer, &x)?;
         }
@@ -384,22 +390,34 @@ impl Graph<'_> {
 
     fn linear(&self, layer: usize, slot: Slot, x: &Tensor) -> Result<Tensor> {
         let ids = self.core.decoder.layout.layers[layer].linear[slot as usize];
-        let mut y = x.matmul(&self.weight(ids.weight).t()?)?;
-        if let Some(bias) = ids.bias {
-            y = y.broadcast_add(self.weight(bias))?;
-        }
+        let biased = |y: Tensor| match ids.bias {
+            Some(bias) => y.broadcast_add(self.weight(bias)),
+            None => Ok(y),
+        };
+        let weight = self.weight(ids.weight).t()?;
+        let y = x.matmul(&weight)?;
         let Some((lora, pair)) = self
             .core
             .lora
             .as_ref()
             .and_then(|lora| Some((lora, lora.pair(layer, slot)?)))
         else {
-            return Ok(y);
+            return biased(y);
         };
-        let x = self.drop(lora, Module { layer, slot }, x)?;
+        let module = Module { layer, slot };
+        let dropped = self.drop(lora, module, x)?;
         let (a, b) = (self.vars[pair.a.index()], self.vars[pair.b.index()]);
-        let low = (x.matmul(&a.t()?)? * f64::from(pair.scale))?;
-        y + low.matmul(&b.t()?)?
+        let low = (dropped.matmul(&a.t()?)? * f64::from(pair.scale))?;
+        let update = low.matmul(&b.t()?)?;
+        let Some(id) = pair.magnitude else {
+            return biased(y)? + update;
+        };
+        let norms = dora::norms(&self.core.decoder, lora, module, pair);
+        let norms = Tensor::new(norms, &self.core.device)?;
+        let factors = (self.vars[id.index()] / norms)?;
+        let base = dropped.matmul(&weight)?;
+        let more = base.broadcast_mul(&(&factors - 1.0)?)?;
+        biased((y + more)?)? + update.broadcast_mul(&factors)?
     }
 
     /// x with the dropout of our own generator: candle's cannot be seeded.

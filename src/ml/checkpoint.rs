@@ -3,29 +3,49 @@
 //! Order, dropout and initial values are functions of a seed and of the step,
 //! so that the place in the run stands for the generator's state as well.
 //!
-//! `training.state`, format 1: the line `retune training 1`, the digest that
+//! `training.state`, format 2: the line `retune training 2`, the digest that
 //! binds it to one run, the length of a JSON head and the head, the trained
-//! tensors and both moments of the optimizer as little-endian f32 in the
-//! head's order, and the blake3 of all that.
+//! tensors, the best ones so far where the run keeps them, and the optimizer's
+//! moments, all as little-endian f32 or bytes in the head's order, and the
+//! blake3 of all that. (1 had no best tensors and no bytes.)
+//!
+//! The run waits until its state is in the system's hands, which hashes and
+//! copies it once; that it gets to the disk is another thread's to wait for.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::optim::Optimizer;
+use super::optim::{Optimizer, Part, PartMut};
+use super::saved::Kept;
+use super::stopping::Watch;
+use super::summary::{LogLine, Summary};
 use super::tensors::Tensors;
-use super::train::{LogLine, Summary};
 use crate::files::{self, FileError, PathContext};
-use crate::hash::Digest;
+use crate::hash::{Digest, Running};
 
-const MAGIC: &[u8] = b"retune training 1\n";
+const MAGIC: &[u8] = b"retune training 2\n";
 const DIGEST: usize = 32;
 
-/// Writing may take at most one part of the time in so many.
-const SHARE: u32 = 20;
+/// A run may wait for its checkpoints at most one part of its time in so many.
+const SHARE: u32 = 100;
+
+/// Values that are turned into bytes at once.
+const PIECE: usize = 16 << 10;
+
+/// How often a run writes a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cadence {
+    /// At most so often, and less often where it would take more than a
+    /// hundredth of the time; after each step when it is zero.
+    Time(Duration),
+    /// After every so many steps, whatever it takes.
+    Steps(u64),
+}
 
 /// Where a run stands after a step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,24 +58,31 @@ pub struct Position {
     pub summary: Summary,
     /// The lines of the log so far.
     pub lines: Vec<LogLine>,
+    /// What its validations came to.
+    pub watch: Watch,
+    /// The intermediate results that are there.
+    pub results: Vec<Kept>,
 }
 
 /// The place where one run keeps its checkpoints.
 pub struct Checkpoints {
     folder: PathBuf,
     binding: Digest,
-    every: Duration,
+    every: Cadence,
     last: Instant,
     cost: Duration,
+    waited: Duration,
     /// The step of the checkpoint that is there.
     saved: Option<u64>,
     found: Option<Found>,
+    /// The step of one that is on its way to the disk.
+    pending: Option<(u64, JoinHandle<Result<(), FileError>>)>,
 }
 
 /// A checkpoint that was read.
 struct Found {
     head: Head,
-    data: Vec<f32>,
+    data: Vec<u8>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +91,18 @@ struct Head {
     /// The optimizer's, as bits.
     powers: (u64, u64),
     tensors: Vec<(String, Vec<usize>)>,
+    /// Whether the best tensors follow those of the last step.
+    best: bool,
+}
+
+/// What a run is besides its place: all that it changes as it goes.
+pub(super) struct State<'a> {
+    /// What is trained.
+    pub(super) params: &'a Tensors,
+    /// As it was after the best validation, where the run keeps that.
+    pub(super) best: Option<&'a Tensors>,
+    /// The moments.
+    pub(super) optimizer: &'a Optimizer,
 }
 
 /// A checkpoint cannot be used.
@@ -81,10 +120,8 @@ pub enum Unusable {
 }
 
 impl Checkpoints {
-    /// Looks for the checkpoint of the run that `binding` stands for; writes
-    /// one at most `every` so often, and never so often that it takes more
-    /// than a twentieth of the time, unless `every` is zero: after each step then.
-    pub fn open(folder: &Path, binding: Digest, every: Duration) -> (Self, Result<(), Unusable>) {
+    /// Looks for the checkpoint of the run that `binding` stands for.
+    pub fn open(folder: &Path, binding: Digest, every: Cadence) -> (Self, Result<(), Unusable>) {
         let (found, outcome) = match read(&folder.join("training.state"), binding) {
             Ok(found) => (found, Ok(())),
             Err(error) => (None, Err(error)),
@@ -95,101 +132,192 @@ impl Checkpoints {
             every,
             last: Instant::now(),
             cost: Duration::ZERO,
+            waited: Duration::ZERO,
             saved: None,
             found,
+            pending: None,
         };
         (checkpoints, outcome)
     }
 
+    /// The folder, which a run may keep other things in.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The place in the run that the checkpoint that was found is of.
+    pub(super) fn found(&self) -> Option<&Position> {
+        self.found.as_ref().map(|found| &found.head.position)
+    }
+
+    /// Does not use the checkpoint that was found.
+    pub(super) fn forget(&mut self) {
+        self.found = None;
+    }
+
     /// Puts the checkpoint that was found into a run's tensors and optimizer;
-    /// gives where the run stands then.
+    /// gives where the run stands then, and its best tensors.
     pub(super) fn resume(
         &mut self,
         params: &mut Tensors,
         optimizer: &mut Optimizer,
-    ) -> Option<Position> {
+    ) -> Option<(Position, Option<Tensors>)> {
         let Found { head, data } = self.found.take()?;
-        let shapes = shapes(params);
-        if shapes != head.tensors || data.len() != 3 * params.elements() {
+        if shapes(params) != head.tensors {
             return None;
         }
-        let mut rest = &data[..];
-        let (first, second) = optimizer.moments_mut();
-        for tensors in [params, first, second] {
-            for tensor in tensors.iter_mut() {
-                let (own, others) = rest.split_at(tensor.data.len());
-                tensor.data.copy_from_slice(own);
-                rest = others;
-            }
+        let mut best = head.best.then(|| params.zeros_like());
+        let floats = |tensors: &Tensors| 4 * tensors.elements();
+        let wanted = floats(params) + best.as_ref().map_or(0, floats) + optimizer.bytes();
+        if data.len() != wanted {
+            return None;
         }
+        let tensors = [Some(params), best.as_mut()].into_iter().flatten();
+        let values = tensors.flat_map(Tensors::iter_mut);
+        let mut parts: Vec<PartMut<'_>> = values
+            .map(|tensor| PartMut::Floats(&mut tensor.data))
+            .collect();
+        parts.extend(optimizer.parts_mut());
+        fill(parts, &data);
         let (one, two) = head.powers;
         optimizer.set_powers((f64::from_bits(one), f64::from_bits(two)));
         self.saved = Some(head.position.step);
-        Some(head.position)
+        Some((head.position, best))
     }
 
-    /// Whether the time has come for another one.
-    pub(super) fn due(&self) -> bool {
-        let pause = match self.every.is_zero() {
-            true => Duration::ZERO,
-            false => self.every.max(self.cost * (SHARE - 1)),
-        };
-        self.last.elapsed() >= pause
-    }
-
-    /// Writes a checkpoint, unless that of this step is there already.
-    pub(super) fn save(
-        &mut self,
-        position: &Position,
-        params: &Tensors,
-        optimizer: &Optimizer,
-    ) -> Result<(), FileError> {
-        if position.step == 0 || self.saved == Some(position.step) {
-            return Ok(());
+    /// Whether another one is to be written after this step.
+    pub(super) fn due(&self, step: u64) -> bool {
+        match self.every {
+            Cadence::Steps(steps) => step.is_multiple_of(steps.max(1)),
+            Cadence::Time(Duration::ZERO) => true,
+            Cadence::Time(every) => self.last.elapsed() >= every.max(self.cost * (SHARE - 1)),
         }
+    }
+
+    /// Writes a checkpoint, unless that of this step is there already. An
+    /// error may be that of the one before.
+    pub(super) fn save(&mut self, position: &Position, state: State<'_>) -> Result<(), FileError> {
         let started = Instant::now();
-        let written = self.write(position, params, optimizer);
+        let before = self.settle();
+        if position.step == 0 || self.saved == Some(position.step) {
+            return before;
+        }
+        let written = self.write(position, state);
         // Also after a failure: a full disk is not to be tried at every step.
         self.last = Instant::now();
         self.cost = self.last - started;
-        written.map(|()| self.saved = Some(position.step))
+        self.waited += self.cost;
+        let file = written?;
+        let (temporary, path) = (self.temporary(), self.folder.join("training.state"));
+        let work = move || {
+            file.sync_data().on("sync", &temporary)?;
+            files::rename(&temporary, &path)
+        };
+        self.pending = Some((position.step, thread::spawn(work)));
+        before
     }
 
-    fn write(
-        &self,
-        position: &Position,
-        params: &Tensors,
-        optimizer: &Optimizer,
-    ) -> Result<(), FileError> {
-        let path = self.folder.join("training.tmp");
-        let (one, two) = optimizer.powers();
+    /// How long the run has waited for its checkpoints.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// The step of the checkpoint that is on the disk.
+    pub(super) fn settled(&self) -> Option<u64> {
+        self.saved
+    }
+
+    /// Waits until the checkpoint that was written last is on the disk.
+    pub(super) fn settle(&mut self) -> Result<(), FileError> {
+        let Some((step, thread)) = self.pending.take() else {
+            return Ok(());
+        };
+        let ended = thread.join().unwrap_or_else(|_| {
+            Err(std::io::Error::other("the thread ended")).on("sync", &self.temporary())
+        });
+        ended.map(|()| self.saved = Some(step))
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.folder.join("training.tmp")
+    }
+
+    fn write(&self, position: &Position, state: State<'_>) -> Result<File, FileError> {
+        let path = self.temporary();
+        let (one, two) = state.optimizer.powers();
         let head = Head {
             position: position.clone(),
             powers: (one.to_bits(), two.to_bits()),
-            tensors: shapes(params),
+            tensors: shapes(state.params),
+            best: state.best.is_some(),
         };
         let head = serde_json::to_vec(&head).expect("plain data");
-        let mut out = BufWriter::new(files::create(&path)?);
-        let mut write = |bytes: &[u8]| out.write_all(bytes).on("write", &path);
+        let mut out = BufWriter::with_capacity(4 * PIECE, files::create(&path)?);
+        let mut hash = Running::default();
+        let mut write = |bytes: &[u8]| {
+            hash.update(bytes);
+            out.write_all(bytes).on("write", &path)
+        };
         write(MAGIC)?;
         write(self.binding.as_bytes())?;
         write(&(head.len() as u64).to_le_bytes())?;
         write(&head)?;
-        let (first, second) = optimizer.moments();
-        for tensor in [params, first, second].into_iter().flat_map(Tensors::iter) {
-            for value in &tensor.data {
-                write(&value.to_le_bytes())?;
+        let mut bytes = Vec::with_capacity(4 * PIECE);
+        for part in state.parts() {
+            match part {
+                Part::Bytes(codes) => write(codes)?,
+                Part::Floats(values) => {
+                    for values in values.chunks(PIECE) {
+                        bytes.clear();
+                        bytes.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+                        write(&bytes)?;
+                    }
+                }
             }
         }
-        out.flush().on("write", &path)?;
-        let (check, _) = Digest::of_file(&path).on("read", &path)?;
+        let check = hash.digest();
         out.write_all(check.as_bytes()).on("write", &path)?;
-        let file = out
-            .into_inner()
+        out.into_inner()
             .map_err(|e| e.into_error())
-            .on("write", &path)?;
-        file.sync_data().on("sync", &path)?;
-        files::rename(&path, &self.folder.join("training.state"))
+            .on("write", &path)
+    }
+}
+
+impl State<'_> {
+    /// All of it in the order of the file.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let tensors = [Some(self.params), self.best].into_iter().flatten();
+        let values = tensors.flat_map(Tensors::iter);
+        let mut parts: Vec<Part<'_>> = values.map(|tensor| Part::Floats(&tensor.data)).collect();
+        parts.extend(self.optimizer.parts());
+        parts
+    }
+}
+
+impl Drop for Checkpoints {
+    /// Nobody writes into the folder any more when this is gone.
+    fn drop(&mut self) {
+        let _ = self.settle();
+    }
+}
+
+/// Fills pieces, one behind the other, from bytes that are as many.
+fn fill(parts: Vec<PartMut<'_>>, mut data: &[u8]) {
+    for part in parts {
+        match part {
+            PartMut::Floats(values) => {
+                let (own, rest) = data.split_at(4 * values.len());
+                for (value, b) in values.iter_mut().zip(own.chunks_exact(4)) {
+                    *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                }
+                data = rest;
+            }
+            PartMut::Bytes(codes) => {
+                let (own, rest) = data.split_at(codes.len());
+                codes.copy_from_slice(own);
+                data = rest;
+            }
+        }
     }
 }
 
@@ -236,14 +364,7 @@ fn parse(mut bytes: impl Read, binding: Digest) -> Option<Option<Found>> {
     let length = u64::from_le_bytes(length);
     (&mut bytes).take(length).read_to_end(&mut head).ok()?;
     let head: Head = serde_json::from_slice(&head).ok()?;
-    let sizes = head
-        .tensors
-        .iter()
-        .map(|(_, shape)| shape.iter().product::<usize>());
-    let mut data = Vec::with_capacity(3 * sizes.sum::<usize>());
-    let mut value = [0; 4];
-    while bytes.read_exact(&mut value).is_ok() {
-        data.push(f32::from_le_bytes(value));
-    }
+    let mut data = Vec::new();
+    bytes.read_to_end(&mut data).ok()?;
     Some(Some(Found { head, data }))
 }

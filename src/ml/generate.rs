@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::adapter::{self, AdapterError, Base};
 use super::batch::{Batch, BatchError, encode_chat};
+use super::dora::{Magnitudes, scale_columns};
 use super::kernels::attention::attend_cached;
 use super::kernels::{Isa, Packed, View, elementwise, gemm_packed};
 use super::layout::Slot;
@@ -152,6 +153,8 @@ struct PackedPair {
     a: Packed,
     b: Packed,
     scale: f32,
+    /// What DoRA multiplies the outputs with, bias aside.
+    factors: Option<Vec<f32>>,
 }
 
 /// Keys and values of one sequence, by block: [positions, kv heads · width].
@@ -505,13 +508,15 @@ impl Runner {
             outputs,
             false,
         );
-        if let Some(bias) = decoder.layout.layers[layer].linear[slot as usize].bias {
-            elementwise::add_bias(&mut y, decoder.weights.get(bias));
+        let adapter = self.adapter.as_ref();
+        let pair = adapter.and_then(|adapter| adapter.layers[layer][slot as usize].as_ref());
+        let factors = pair.and_then(|pair| pair.factors.as_ref());
+        let bias = decoder.layout.layers[layer].linear[slot as usize].bias;
+        let bias = bias.map(|bias| decoder.weights.get(bias));
+        if let (None, Some(bias)) = (factors, bias) {
+            elementwise::add_bias(&mut y, bias);
         }
-        let Some(adapter) = &self.adapter else {
-            return y;
-        };
-        if let Some(pair) = &adapter.layers[layer][slot as usize] {
+        if let Some(pair) = pair {
             let rank = pair.a.cols();
             let mut low = vec![0.0; rows * rank];
             gemm_packed(
@@ -531,6 +536,11 @@ impl Runner {
                 outputs,
                 true,
             );
+        }
+        if let Some(factors) = factors {
+            scale_columns(&mut y, factors);
+            bias.into_iter()
+                .for_each(|bias| elementwise::add_bias(&mut y, bias));
         }
         y
     }
@@ -554,7 +564,8 @@ impl PackedModel {
 
 impl PackedAdapter {
     fn new(lora: Lora, decoder: &Decoder) -> Self {
-        let pack = |layer, slot: Slot| {
+        let mut magnitudes = Magnitudes::of(decoder, &lora);
+        let mut pack = |layer, slot: Slot| {
             let pair = lora.pair(layer, slot)?;
             let rank = pair.rank;
             let (outputs, inputs) = slot.size(&decoder.config);
@@ -564,6 +575,9 @@ impl PackedAdapter {
                 a: Packed::new(a.t()),
                 b: Packed::new(b.t()),
                 scale: pair.scale,
+                factors: magnitudes
+                    .as_mut()
+                    .and_then(|all| all.take_factors(layer, slot)),
             })
         };
         let layers = (0..decoder.config.layers)
@@ -619,7 +633,9 @@ fn sample(logits: &[f32], temperature: f64, top_p: f64, draw: f64) -> u32 {
 mod tests {
     use super::*;
     use crate::ml::tests::families::{Reference, folders};
-    use crate::ml::tests::{configs, random_decoder, random_lora, relative_error, sequence};
+    use crate::ml::tests::{
+        configs, random_decoder, random_dora, random_lora, relative_error, sequence,
+    };
 
     /// Logits of `tokens`, of which the first `prompt` are read at once, the others one by one.
     fn logits(runner: &Runner, tokens: &[u32], prompt: usize) -> Vec<f32> {
@@ -660,8 +676,12 @@ mod tests {
 
     #[test]
     fn going_on_from_a_cache_is_the_whole_forward_pass() {
-        for (name, config) in configs() {
-            let lora = random_lora(&config, 0.0);
+        let adapters = [random_lora, random_dora];
+        let all = configs()
+            .into_iter()
+            .flat_map(|c| adapters.map(|a| (c.clone(), a)));
+        for ((name, config), lora) in all {
+            let lora = lora(&config, 0.0);
             let sequence = sequence(80, config.vocab_size, 0, 4);
             let decoder = random_decoder(&config, Isa::detect());
             let whole = decoder.logits(Some(&lora), &Batch::new([&sequence]));

@@ -79,6 +79,12 @@ pub enum LlamaCppError {
         /// That of the rest.
         rest: f64,
     },
+    /// It has no magnitudes.
+    #[error(
+        "llama.cpp knows no DoRA, and an adapter without its magnitudes is another one; \
+         merge it into its base with adapter.merge and convert the model"
+    )]
+    Dora,
     /// A value has no place in 16 bits.
     #[error("a value of '{0}' is too large for f16; write f32 instead")]
     TooLarge(String),
@@ -123,6 +129,9 @@ pub fn write(
     base: &Base,
     width: Width,
 ) -> Result<(), LlamaCppError> {
+    if lora.config.dora {
+        return Err(LlamaCppError::Dora);
+    }
     let architecture = Architecture::of(model)?;
     let alpha = alpha(lora)?;
     let mut tensors = Vec::new();

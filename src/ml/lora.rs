@@ -21,6 +21,8 @@ pub struct LoraConfig {
     pub rank_stabilized: bool,
     /// Probability with which an input of an adapter is dropped in training.
     pub dropout: f64,
+    /// Whether every adapted row has a magnitude of its own ([`super::dora`]).
+    pub dora: bool,
     /// The targeted modules, as [`target::select`] reads them; when resolved
     /// sorted, as [`target::naming`] writes them.
     pub target_modules: Vec<String>,
@@ -128,13 +130,15 @@ impl LoraConfig {
     }
 }
 
-/// The two tensors of an adapted module.
+/// The tensors of an adapted module.
 #[derive(Debug, Clone, Copy)]
 pub struct PairIds {
     /// [rank, inputs].
     pub a: TensorId,
     /// [outputs, rank].
     pub b: TensorId,
+    /// \[outputs\]; only DoRA has it.
+    pub magnitude: Option<TensorId>,
     /// Of this module.
     pub rank: usize,
     /// What its update is multiplied with.
@@ -150,7 +154,7 @@ pub struct Lora {
     pub exceptions: Vec<Exception>,
     /// By block and [`Slot`].
     pairs: Vec<[Option<PairIds>; 7]>,
-    /// A and B of every module, under PEFT's names.
+    /// A and B of every module, and the magnitudes of DoRA, under PEFT's names.
     pub tensors: Tensors,
 }
 
@@ -176,6 +180,8 @@ impl Lora {
             pairs[module.layer][module.slot as usize] = Some(PairIds {
                 a: tensors.push(tensor_name(module, "A"), vec![rank, inputs]),
                 b: tensors.push(tensor_name(module, "B"), vec![outputs, rank]),
+                magnitude: (config.dora)
+                    .then(|| tensors.push(magnitude_name(module), vec![outputs])),
                 rank,
                 scale: config.scale_of(rank, alpha) as f32,
             });
@@ -208,7 +214,8 @@ impl Lora {
     }
 
     /// A new adapter as PEFT begins one: A Kaiming-uniform with a = √5, that
-    /// is uniform within 1/√inputs, and B zero, so that it changes nothing yet.
+    /// is uniform within 1/√inputs, and B zero, so that it changes nothing yet
+    /// (with DoRA once [`super::dora::begin`] has set its magnitudes).
     pub fn init(config: LoraConfig, model: &ModelConfig, seed: u64) -> Self {
         let mut lora = Self::zeros(config, model);
         for tensor in lora.tensors.iter_mut() {
@@ -229,4 +236,9 @@ impl Lora {
 /// PEFT's name of a module's tensor `A` or `B`.
 fn tensor_name(module: Module, part: &str) -> String {
     format!("base_model.model.{module}.lora_{part}.weight")
+}
+
+/// PEFT's name of a module's magnitudes.
+fn magnitude_name(module: Module) -> String {
+    format!("base_model.model.{module}.lora_magnitude_vector")
 }

@@ -1,5 +1,7 @@
 //! A base with an adapter merged into it, W + scale · B·A, written as a model folder of its own.
 //!
+//! With DoRA each row is then given its magnitude for a norm.
+//!
 //! Every element is summed in f64 in the order of the ranks and rounded once
 //! to f32 and then to the type of the file, so that the bits do not depend on
 //! threads. Files are gone through tensor by tensor: the base need not fit
@@ -143,7 +145,7 @@ fn digest(lora: &Lora) -> Digest {
     for (module, pair) in modules {
         encoder.str(&module.to_string());
         encoder.u64(lora.scale(module).to_bits());
-        for id in [pair.a, pair.b] {
+        for id in [pair.a, pair.b].into_iter().chain(pair.magnitude) {
             let values = lora.tensors.get(id);
             let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
             encoder.digest(&Digest::of(&bytes));
@@ -192,7 +194,9 @@ fn weights(
                     let (a, b) = (lora.tensors.tensor(pair.a), lora.tensors.get(pair.b));
                     let (outputs, inputs) = (b.len() / pair.rank, a.shape[1]);
                     let mut weight = source.shaped(&tensor.name, &[outputs, inputs])?;
-                    add_product(&mut weight, &a.data, b, pair.rank, lora.scale(module));
+                    let magnitude = pair.magnitude.map(|id| lora.tensors.get(id));
+                    let scale = lora.scale(module);
+                    add_product(&mut weight, &a.data, b, pair.rank, scale, magnitude);
                     narrowed(tensor, &weight)?
                 }
             };
@@ -231,13 +235,21 @@ fn narrowed(tensor: &Described, values: &[f32]) -> Result<Vec<u8>, MergeError> {
     })
 }
 
-/// weight += scale · B·A; A is [rank, inputs] and B [outputs, rank].
-fn add_product(weight: &mut [f32], a: &[f32], b: &[f32], rank: usize, scale: f64) {
+/// weight += scale · B·A; A is [rank, inputs] and B [outputs, rank]. Where
+/// there is a `magnitude` \[outputs\], every row then has that norm.
+fn add_product(
+    weight: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    rank: usize,
+    scale: f64,
+    magnitude: Option<&[f32]>,
+) {
     let inputs = a.len() / rank;
     let rows = weight.par_chunks_mut(inputs).zip(b.par_chunks(rank));
-    rows.for_each_init(
+    rows.enumerate().for_each_init(
         || vec![0.0f64; inputs],
-        |sums, (row, b)| {
+        |sums, (n, (row, b))| {
             sums.fill(0.0);
             for (b, a) in b.iter().zip(a.chunks_exact(inputs)) {
                 let b = f64::from(*b);
@@ -245,10 +257,21 @@ fn add_product(weight: &mut [f32], a: &[f32], b: &[f32], rank: usize, scale: f64
                     .zip(a)
                     .for_each(|(sum, a)| *sum += b * f64::from(*a));
             }
-            let pairs = row.iter_mut().zip(sums.iter());
-            pairs.for_each(|(w, sum)| *w = (f64::from(*w) + scale * sum) as f32);
+            for (w, sum) in row.iter().zip(sums.iter_mut()) {
+                *sum = f64::from(*w) + scale * *sum;
+            }
+            let factor = magnitude.map(|all| of_norm(sums, f64::from(all[n])));
+            for (w, sum) in row.iter_mut().zip(sums.iter()) {
+                *w = (factor.unwrap_or(1.0) * sum) as f32;
+            }
         },
     );
+}
+
+/// What a row must be multiplied with to be of the norm `wanted`; 0 for a row of zeros.
+fn of_norm(row: &[f64], wanted: f64) -> f64 {
+    let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+    if norm > 0.0 { wanted / norm } else { 0.0 }
 }
 
 /// The index names the same files; only their size may be another.

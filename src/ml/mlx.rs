@@ -40,9 +40,13 @@ struct Written {
     num_layers: i64,
 }
 
+/// What mlx-lm calls plain adapters.
 fn lora() -> String {
     "lora".to_owned()
 }
+
+/// What it calls those with magnitudes, each of which is a tensor `m`.
+const DORA: &str = "dora";
 
 #[derive(Serialize, Deserialize)]
 struct Parameters {
@@ -93,7 +97,10 @@ pub fn write(
     let modules: Vec<Module> = lora.modules().map(|(module, _)| module).collect();
     let (keys, num_layers) = keys(&modules, model);
     let written = Written {
-        fine_tune_type: self::lora(),
+        fine_tune_type: match config.dora {
+            true => DORA.to_owned(),
+            false => self::lora(),
+        },
         lora_parameters: Parameters {
             dropout: config.dropout,
             keys: Some(keys),
@@ -142,10 +149,13 @@ fn write_weights(path: &Path, lora: &Lora, dtype: Dtype) -> Result<(), AdapterEr
             let tensor = lora.tensors.tensor(id);
             let (rows, columns) = (tensor.shape[0], tensor.shape[1]);
             let values = transposed(&tensor.data, rows, columns);
-            let bytes =
-                narrow(dtype, &values).ok_or_else(|| too_large(path, &tensor.name, dtype))?;
-            let name = format!("{module}.lora_{part}");
-            tensors.insert(name, (vec![columns, rows], bytes));
+            let stored = stored(path, &tensor.name, vec![columns, rows], &values, dtype)?;
+            tensors.insert(format!("{module}.lora_{part}"), stored);
+        }
+        if let Some(tensor) = pair.magnitude.map(|id| lora.tensors.tensor(id)) {
+            let shape = tensor.shape.clone();
+            let stored = stored(path, &tensor.name, shape, &tensor.data, dtype)?;
+            tensors.insert(format!("{module}.m"), stored);
         }
     }
     let described = tensors.iter().map(|(name, (shape, _))| Described {
@@ -158,6 +168,18 @@ fn write_weights(path: &Path, lora: &Lora, dtype: Dtype) -> Result<(), AdapterEr
         sink.put(bytes)?;
     }
     Ok(sink.finish()?)
+}
+
+/// A tensor as the file has it: its shape and the bytes of its values.
+fn stored(
+    path: &Path,
+    name: &str,
+    shape: Vec<usize>,
+    values: &[f32],
+    dtype: Dtype,
+) -> Result<(Vec<usize>, Vec<u8>), AdapterError> {
+    let bytes = narrow(dtype, values).ok_or_else(|| too_large(path, name, dtype))?;
+    Ok((shape, bytes))
 }
 
 /// The error for a value that a type has no room for.
@@ -185,10 +207,10 @@ pub fn read(folder: &Path, model: &ModelConfig, base: &Base) -> Result<(Lora, Ba
         serde_json::from_str(&files::read_text(&path)?).map_err(|e| bad(e.to_string()))?;
     if let Some(kind) = fields["fine_tune_type"]
         .as_str()
-        .filter(|kind| *kind != "lora")
+        .filter(|kind| !["lora", DORA].contains(kind))
     {
         return Err(bad(format!(
-            "fine_tune_type is \"{kind}\", but only \"lora\" is known here"
+            "fine_tune_type is \"{kind}\", but only \"lora\" and \"dora\" are known here"
         )));
     }
     let written: Written = serde_json::from_value(fields).map_err(|e| bad(e.to_string()))?;
@@ -205,13 +227,14 @@ pub fn read(folder: &Path, model: &ModelConfig, base: &Base) -> Result<(Lora, Ba
     base.check(folder, &trained_on)?;
     let path = folder.join(WEIGHTS);
     let mut source = Source::open(&path)?;
-    let modules = modules(&path, &source, model)?;
+    let modules = modules(&path, &source, model, written.fine_tune_type == DORA)?;
     let (target_modules, layers) = target::naming(&modules, model);
     let mut config = LoraConfig {
         rank: parameters.rank,
         alpha: parameters.scale * parameters.rank as f64,
         rank_stabilized: false,
         dropout: parameters.dropout,
+        dora: written.fine_tune_type == DORA,
         target_modules,
         layers,
     };
@@ -236,6 +259,11 @@ pub fn read(folder: &Path, model: &ModelConfig, base: &Base) -> Result<(Lora, Ba
             let wanted = vec![columns, rows];
             let values = source.shaped(&name, &wanted)?;
             let values = transposed(&values, columns, rows);
+            lora.tensors.get_mut(id).copy_from_slice(&values);
+        }
+        if let Some(id) = pair.magnitude {
+            let shape = lora.tensors.tensor(id).shape.clone();
+            let values = source.shaped(&format!("{module}.m"), &shape)?;
             lora.tensors.get_mut(id).copy_from_slice(&values);
         }
     }
@@ -263,13 +291,19 @@ fn beside(folder: &Path) -> Result<Option<Beside>, AdapterError> {
 }
 
 /// The modules that the file has matrices for; a tensor of anything else is an error.
-fn modules(path: &Path, source: &Source, model: &ModelConfig) -> Result<Vec<Module>, AdapterError> {
+fn modules(
+    path: &Path,
+    source: &Source,
+    model: &ModelConfig,
+    dora: bool,
+) -> Result<Vec<Module>, AdapterError> {
     let all = target::all(model);
     let mut found = vec![false; all.len()];
     for name in source.tensors().keys() {
         let module = name
             .strip_suffix(".lora_a")
-            .or(name.strip_suffix(".lora_b"));
+            .or(name.strip_suffix(".lora_b"))
+            .or(name.strip_suffix(".m").filter(|_| dora));
         let at = module.and_then(|path| all.iter().position(|module| module.to_string() == path));
         let Some(at) = at else {
             return Err(AdapterError::Content {

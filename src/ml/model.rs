@@ -1,23 +1,29 @@
 //! The decoder: one forward and one backward pass written by hand over the kernels.
 //!
 //! Activations are row-major, one row a token; a batch is sequences packed one
-//! behind the other. The backward pass walks the forward pass line by line.
+//! behind the other. The backward pass walks the forward pass line by line,
+//! block by block ([`super::block`]).
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use super::batch::{Batch, IGNORE};
+use super::blame::Place;
+use super::block::Block;
 use super::config::{ConfigError, ModelConfig};
-use super::kernels::attention::{self, Qkv, Saved, Shape};
+use super::dora::Magnitudes;
 use super::kernels::elementwise::{self, Rotary};
-use super::kernels::{Isa, View, gemm, loss, norm};
-use super::layout::{BranchNorms, Layout, Slot};
+use super::kernels::{Isa, Operand, Term, View, gemm, loss, norm, sum_of_products};
+use super::layout::{Layout, Slot};
+use super::load::load;
 use super::lora::Lora;
+use super::matrix::{Dtype, Half};
 use super::rng::Stream;
-use super::tensors::{TensorError, TensorId, Tensors, model_files};
+use super::tensors::{Tensor, TensorError, TensorId, Tensors, model_files};
 
 /// Rows of logits that exist at once.
-const LOGIT_ROWS: usize = 256;
+pub(super) const LOGIT_ROWS: usize = 256;
 
 /// A decoder with its weights.
 pub struct Decoder {
@@ -27,6 +33,12 @@ pub struct Decoder {
     pub layout: Layout,
     /// All weights.
     pub weights: Tensors,
+    /// Whether the forward pass keeps no more than each block's input, and the
+    /// backward pass runs the block again ("Training deep nets with sublinear
+    /// memory cost", Chen et al., 2016). The bits are the same either way.
+    pub checkpointing: bool,
+    /// Matrices that are bf16, by their tensor, which is empty then; none at all in f32.
+    halves: Vec<Option<Half>>,
     /// As [`ModelConfig::ropes`].
     rotaries: Vec<Rotary>,
     isa: Isa,
@@ -43,13 +55,35 @@ pub enum ModelError {
     Weights(#[from] TensorError),
 }
 
-/// The numbers that drop inputs of adapters in one micro-batch.
+/// What training adds of chance to one micro-batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Dropout {
     /// Seed of the run.
     pub seed: u64,
     /// Number of the micro-batch in the run.
     pub step: u64,
+    /// Noise on the embeddings is uniform within this by the root of a
+    /// sequence's elements ("NEFTune", Jain et al., 2023); 0 for none.
+    pub neftune_alpha: f64,
+}
+
+impl Dropout {
+    /// Adds the noise to the embeddings of a batch, [tokens, hidden]. Element i
+    /// of the batch has number i of the micro-batch's stream.
+    pub fn add_noise(&self, batch: &Batch, embeddings: &mut [f32]) {
+        if self.neftune_alpha <= 0.0 || batch.is_empty() {
+            return;
+        }
+        let hidden = embeddings.len() / batch.len();
+        let stream = Stream::new(self.seed, "neftune", self.step, "");
+        for sequence in &batch.sequences {
+            let elements = sequence.start * hidden..sequence.end * hidden;
+            let bound = (self.neftune_alpha / (elements.len() as f64).sqrt()) as f32;
+            for (i, x) in elements.clone().zip(&mut embeddings[elements]) {
+                *x += (2.0 * stream.uniform(i as u64) - 1.0) * bound;
+            }
+        }
+    }
 }
 
 /// What the loss of some tokens is.
@@ -85,52 +119,37 @@ pub struct Gradients<'a> {
     pub lora: Option<&'a mut Tensors>,
 }
 
-/// What the forward pass of one block keeps for the backward pass.
-struct Block {
-    input: Vec<f32>,
-    /// Input of q, k and v; empty when that is `input`.
-    attention_input: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    /// Rotated and normalized, heads first.
-    heads: [Vec<f32>; 3],
-    lse: Vec<f32>,
-    attended: Vec<f32>,
-    /// Output of o; only its norm needs it.
-    attention_output: Vec<f32>,
-    middle: Vec<f32>,
-    /// Input of gate and up; empty when that is `middle`.
-    mlp_input: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    product: Vec<f32>,
-    /// Output of down; only its norm needs it.
-    mlp_output: Vec<f32>,
-}
-
-/// A branch's normalized input, or the residual stream where there is no norm.
-fn or<'a>(normed: &'a [f32], stream: &'a [f32]) -> &'a [f32] {
-    match normed.is_empty() {
-        true => stream,
-        false => normed,
-    }
-}
-
 /// What a forward pass leaves behind.
-pub struct Tape {
-    blocks: Vec<Block>,
+struct Tape {
+    /// None where no gradient is wanted.
+    blocks: Vec<Kept>,
     /// Residual stream after the last block.
     last: Vec<f32>,
-    /// Normalized `last`, the head's input.
-    normed: Vec<f32>,
+}
+
+/// What is kept of a block for the backward pass.
+enum Kept {
+    /// Its input, of which the rest is made again.
+    Input(Vec<f32>),
+    /// All that is not cheap to make again.
+    Block(Box<Block>),
+}
+
+/// Whether a backward pass follows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    Nothing,
+    Backward,
 }
 
 /// One pass over one batch: what all steps of it share.
 pub(super) struct Pass<'a> {
     pub(super) decoder: &'a Decoder,
     pub(super) lora: Option<&'a Lora>,
-    batch: &'a Batch,
+    pub(super) batch: &'a Batch,
     pub(super) dropout: Option<Dropout>,
+    /// Of an adapter that has them.
+    pub(super) magnitudes: Option<Magnitudes>,
 }
 
 impl Decoder {
@@ -143,6 +162,8 @@ impl Decoder {
         Decoder {
             layout,
             weights,
+            checkpointing: false,
+            halves: Vec::new(),
             rotaries: rotaries.collect(),
             config,
             isa,
@@ -169,16 +190,67 @@ impl Decoder {
         decoder
     }
 
-    /// Opens a folder with `config.json` and safetensors.
+    /// Opens a folder with `config.json` and safetensors, in f32.
     pub fn open(model: &Path, isa: Isa) -> Result<Self, ModelError> {
+        Self::open_as(model, isa, Dtype::F32)
+    }
+
+    /// As [`Decoder::open`], with matrices in `dtype`. Those in bf16 cannot be trained.
+    pub fn open_as(model: &Path, isa: Isa, dtype: Dtype) -> Result<Self, ModelError> {
         let mut decoder = Self::zeros(ModelConfig::read(model)?, isa);
         let tied = decoder.config.tied;
         // Older files hold the rotary frequencies too, and some the head twice.
         let spare = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
         };
-        decoder.weights.read_all(&model_files(model)?, spare)?;
+        decoder.halves = load(&mut decoder.weights, &model_files(model)?, spare, dtype)?;
         Ok(decoder)
+    }
+
+    /// The same decoder with its matrices rounded to bf16.
+    pub fn rounded(mut self) -> Self {
+        let half = |tensor: &mut Tensor| {
+            let [rows, cols] = tensor.shape[..] else {
+                return None;
+            };
+            let data = std::mem::take(&mut tensor.data);
+            (data.len() == rows * cols).then(|| Half::rounded(rows, cols, &data))
+        };
+        self.halves = self.weights.iter_mut().map(half).collect();
+        self
+    }
+
+    /// An error if a file that matrices are mapped from was written to since.
+    pub fn unchanged(&self) -> Result<(), ModelError> {
+        for half in self.halves.iter().flatten() {
+            half.file().map_or(Ok(()), |file| file.unchanged())?;
+        }
+        Ok(())
+    }
+
+    /// A matrix as the right side of a product, [outputs, inputs].
+    pub fn matrix(&self, id: TensorId) -> Operand<'_> {
+        if let Some(half) = self.half(id) {
+            return half.operand();
+        }
+        let tensor = self.weights.tensor(id);
+        View::new(&tensor.data, tensor.shape[0], tensor.shape[1]).into()
+    }
+
+    /// Rows of a matrix in f32.
+    pub(super) fn rows(&self, id: TensorId, rows: Range<usize>) -> Cow<'_, [f32]> {
+        let tensor = self.weights.tensor(id);
+        match self.half(id) {
+            Some(half) => rows.flat_map(|row| half.row(row)).collect(),
+            None => {
+                let width = tensor.shape[1];
+                Cow::Borrowed(&tensor.data[rows.start * width..rows.end * width])
+            }
+        }
+    }
+
+    fn half(&self, id: TensorId) -> Option<&Half> {
+        self.halves.get(id.index())?.as_ref()
     }
 
     /// The instruction set in use.
@@ -204,8 +276,9 @@ impl Decoder {
 
     /// The loss of a batch, without dropout.
     pub fn loss(&self, lora: Option<&Lora>, batch: &Batch) -> Loss {
-        let tape = self.forward(lora, batch, None);
-        self.head(&tape, batch, 0.0, None).0
+        let pass = self.pass(lora, batch, None);
+        let normed = self.head_input(&pass);
+        self.head(&normed, batch, 0.0, None).0
     }
 
     /// The loss of a batch; `scale` times the gradient of its sum is added to `gradients`.
@@ -217,22 +290,63 @@ impl Decoder {
         scale: f32,
         mut gradients: Gradients<'_>,
     ) -> Loss {
-        let tape = self.forward(lora, batch, dropout);
-        let (loss, grad) = self.head(&tape, batch, scale, Some(&mut gradients));
-        self.backward(lora, batch, dropout, tape, grad, gradients);
+        let pass = self.pass(lora, batch, dropout);
+        let tape = self.forward(&pass, Follows::Backward);
+        let normed = self.norm(self.layout.norm, &tape.last);
+        let (loss, grad) = self.head(&normed, batch, scale, Some(&mut gradients));
+        drop(normed);
+        self.backward(&pass, tape, grad, gradients);
         loss
     }
 
     /// Logits [tokens, vocabulary] of a batch.
     pub fn logits(&self, lora: Option<&Lora>, batch: &Batch) -> Vec<f32> {
-        let tape = self.forward(lora, batch, None);
-        let (rows, vocabulary) = (batch.len(), self.config.vocab_size);
-        let mut logits = vec![0.0; rows * vocabulary];
-        let normed = View::new(&tape.normed, rows, self.config.hidden_size);
-        let head = self.head_weight();
-        gemm(self.isa, normed, head.t(), &mut logits, vocabulary, false);
+        let normed = self.head_input(&self.pass(lora, batch, None));
+        let normed = View::new(&normed, batch.len(), self.config.hidden_size);
+        let mut logits = self.head_logits(normed);
         self.cap_logits(&mut logits);
         logits
+    }
+
+    fn pass<'a>(
+        &'a self,
+        lora: Option<&'a Lora>,
+        batch: &'a Batch,
+        dropout: Option<Dropout>,
+    ) -> Pass<'a> {
+        Pass {
+            decoder: self,
+            lora,
+            batch,
+            dropout,
+            magnitudes: lora.and_then(|lora| Magnitudes::of(self, lora)),
+        }
+    }
+
+    /// The first module whose output for a batch is not finite.
+    pub fn first_not_finite(&self, lora: Option<&Lora>, batch: &Batch) -> Option<Place> {
+        let bad = |x: &[f32]| !elementwise::sum_of_squares(self.isa, x).is_finite();
+        let place = |module: String| Some(Place::of(module, self, lora));
+        let pass = self.pass(lora, batch, None);
+        let mut x = self.embed(batch.tokens.iter().copied());
+        if bad(&x) {
+            return place("model.embed_tokens".to_owned());
+        }
+        for layer in 0..self.config.layers {
+            x = pass.output(layer, &x);
+            if bad(&x) {
+                return place(format!("model.layers.{layer}"));
+            }
+        }
+        let normed = self.norm(self.layout.norm, &x);
+        if bad(&normed) {
+            return place("model.norm".to_owned());
+        }
+        let (loss, _) = self.head(&normed, batch, 0.0, None);
+        match loss.sum.is_finite() {
+            true => None,
+            false => place("lm_head".to_owned()),
+        }
     }
 
     /// Caps logits where the model does.
@@ -248,7 +362,10 @@ impl Decoder {
         let embed = self.weights.get(self.layout.embed);
         let mut x = Vec::with_capacity(tokens.len() * hidden);
         for token in tokens {
-            x.extend_from_slice(&embed[token as usize * hidden..][..hidden]);
+            match self.half(self.layout.embed) {
+                Some(half) => x.extend(half.row(token as usize)),
+                None => x.extend_from_slice(&embed[token as usize * hidden..][..hidden]),
+            }
         }
         if let Some(factor) = self.config.embedding_scale() {
             elementwise::scale(&mut x, factor);
@@ -256,31 +373,60 @@ impl Decoder {
         x
     }
 
-    fn head_weight(&self) -> View<'_> {
-        let head = self.weights.get(self.layout.head);
-        View::new(head, self.config.vocab_size, self.config.hidden_size)
+    /// x·Wᵀ of the head, [rows, vocabulary].
+    fn head_logits(&self, x: View<'_>) -> Vec<f32> {
+        let vocabulary = self.config.vocab_size;
+        let mut logits = vec![0.0; x.rows() * vocabulary];
+        let b = self.matrix(self.layout.head).t();
+        sum_of_products(
+            self.isa,
+            &[Term { a: x, b }],
+            &mut logits,
+            vocabulary,
+            false,
+        );
+        logits
     }
 
-    fn forward(&self, lora: Option<&Lora>, batch: &Batch, dropout: Option<Dropout>) -> Tape {
-        let pass = Pass {
-            decoder: self,
-            lora,
-            batch,
-            dropout,
-        };
-        let mut x = self.embed(batch.tokens.iter().copied());
-        let mut blocks = Vec::with_capacity(self.config.layers);
+    /// What the head reads, where no backward pass follows.
+    fn head_input(&self, pass: &Pass<'_>) -> Vec<f32> {
+        let tape = self.forward(pass, Follows::Nothing);
+        self.norm(self.layout.norm, &tape.last)
+    }
+
+    fn forward(&self, pass: &Pass<'_>, follows: Follows) -> Tape {
+        let mut x = self.embed(pass.batch.tokens.iter().copied());
+        if let Some(chance) = pass.dropout {
+            chance.add_noise(pass.batch, &mut x);
+        }
+        let mut blocks = Vec::new();
         for layer in 0..self.config.layers {
-            let (block, output) = pass.block(layer, x);
-            blocks.push(block);
-            x = output;
+            x = match (follows, self.checkpointing) {
+                (Follows::Nothing, _) => pass.output(layer, &x),
+                (Follows::Backward, true) => {
+                    let output = pass.output(layer, &x);
+                    blocks.push(Kept::Input(x));
+                    output
+                }
+                (Follows::Backward, false) => {
+                    let (block, output) = pass.block(layer, x);
+                    blocks.push(Kept::Block(Box::new(block)));
+                    output
+                }
+            };
         }
-        let normed = self.norm(self.layout.norm, &x);
-        Tape {
-            blocks,
-            last: x,
-            normed,
-        }
+        Tape { blocks, last: x }
+    }
+
+    /// Bytes of what a forward pass keeps of the blocks.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self, lora: Option<&Lora>, batch: &Batch) -> usize {
+        let tape = self.forward(&self.pass(lora, batch, None), Follows::Backward);
+        let bytes = tape.blocks.iter().map(|kept| match kept {
+            Kept::Input(input) => size_of_val(input.as_slice()),
+            Kept::Block(block) => block.bytes(),
+        });
+        bytes.sum()
     }
 
     /// Normalized rows of the norm's width.
@@ -300,7 +446,7 @@ impl Decoder {
         }
     }
 
-    fn norm_backward(
+    pub(super) fn norm_backward(
         &self,
         weight: TensorId,
         x: &[f32],
@@ -317,7 +463,7 @@ impl Decoder {
     /// are wanted. Only rows with a target pass through the head.
     fn head(
         &self,
-        tape: &Tape,
+        normed: &[f32],
         batch: &Batch,
         scale: f32,
         mut gradients: Option<&mut Gradients<'_>>,
@@ -327,21 +473,13 @@ impl Decoder {
             .filter(|row| batch.targets[*row] != IGNORE)
             .collect();
         let mut loss = Loss::default();
-        let mut grad = vec![
-            0.0;
-            if gradients.is_some() {
-                tape.normed.len()
-            } else {
-                0
-            }
-        ];
+        let mut grad = vec![0.0; if gradients.is_some() { normed.len() } else { 0 }];
         for rows in rows.chunks(LOGIT_ROWS) {
             let n = rows.len();
             let targets: Vec<u32> = rows.iter().map(|row| batch.targets[*row]).collect();
-            let x = gather(&tape.normed, rows, hidden);
-            let mut logits = vec![0.0; n * vocabulary];
-            let (view, head) = (View::new(&x, n, hidden), self.head_weight());
-            gemm(self.isa, view, head.t(), &mut logits, vocabulary, false);
+            let x = gather(normed, rows, hidden);
+            let view = View::new(&x, n, hidden);
+            let mut logits = self.head_logits(view);
             let cap = self.config.logit_cap.map(|cap| cap as f32);
             let losses = loss::cross_entropy(self.isa, &mut logits, &targets, scale, cap);
             loss.sum += losses.iter().map(|loss| f64::from(*loss)).sum::<f64>();
@@ -351,7 +489,11 @@ impl Decoder {
             };
             let dlogits = View::new(&logits, n, vocabulary);
             let mut dx = vec![0.0; n * hidden];
-            gemm(self.isa, dlogits, head, &mut dx, hidden, false);
+            let back = Term {
+                a: dlogits,
+                b: self.matrix(self.layout.head),
+            };
+            sum_of_products(self.isa, &[back], &mut dx, hidden, false);
             for (row, dx) in rows.iter().zip(dx.chunks_exact(hidden)) {
                 grad[row * hidden..][..hidden].copy_from_slice(dx);
             }
@@ -365,21 +507,18 @@ impl Decoder {
 
     fn backward(
         &self,
-        lora: Option<&Lora>,
-        batch: &Batch,
-        dropout: Option<Dropout>,
+        pass: &Pass<'_>,
         tape: Tape,
         mut grad: Vec<f32>,
         mut gradients: Gradients<'_>,
     ) {
-        let pass = Pass {
-            decoder: self,
-            lora,
-            batch,
-            dropout,
-        };
         self.norm_backward(self.layout.norm, &tape.last, &mut grad, &mut gradients);
-        for (layer, block) in tape.blocks.into_iter().enumerate().rev() {
+        drop(tape.last);
+        for (layer, kept) in tape.blocks.into_iter().enumerate().rev() {
+            let block = match kept {
+                Kept::Block(block) => *block,
+                Kept::Input(input) => pass.again(layer, input),
+            };
             grad = pass.block_backward(layer, block, grad, &mut gradients);
         }
         if let Some(weights) = gradients.weights {
@@ -388,7 +527,7 @@ impl Decoder {
                 elementwise::scale(&mut grad, factor);
             }
             let embed = weights.get_mut(self.layout.embed);
-            for (token, grad) in batch.tokens.iter().zip(grad.chunks_exact(hidden)) {
+            for (token, grad) in pass.batch.tokens.iter().zip(grad.chunks_exact(hidden)) {
                 let row = &mut embed[*token as usize * hidden..][..hidden];
                 row.iter_mut().zip(grad).for_each(|(sum, x)| *sum += x);
             }
@@ -402,239 +541,4 @@ fn gather(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
         out.extend_from_slice(&x[row * width..(row + 1) * width]);
     }
     out
-}
-
-impl Pass<'_> {
-    pub(super) fn tokens(&self) -> usize {
-        self.batch.len()
-    }
-
-    fn shape(&self, layer: usize) -> Shape {
-        Shape {
-            tokens: self.tokens(),
-            heads: self.decoder.config.heads,
-            kv_heads: self.decoder.config.kv_heads,
-            width: self.decoder.config.head_dim,
-            scoring: self.decoder.config.scoring(layer),
-        }
-    }
-
-    /// Tables and positions for the queries and keys of a block.
-    fn rotary(&self, layer: usize) -> Option<(&Rotary, &[u32])> {
-        let rotary = self.decoder.rotary(layer)?;
-        Some((rotary, self.batch.positions.as_slice()))
-    }
-
-    /// A branch's input, normalized; empty when it is the residual stream itself.
-    fn before(&self, norms: BranchNorms, x: &[f32]) -> Vec<f32> {
-        let normed = norms.before.map(|id| self.decoder.norm(id, x));
-        normed.unwrap_or_default()
-    }
-
-    /// What a branch adds to the residual stream, and its output if that is normalized first.
-    fn after(&self, norms: BranchNorms, output: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
-        match norms.after {
-            None => (output, Vec::new()),
-            Some(id) => (self.decoder.norm(id, &output), output),
-        }
-    }
-
-    /// One block; returns what it keeps and the residual stream behind it.
-    fn block(&self, layer: usize, input: Vec<f32>) -> (Block, Vec<f32>) {
-        let decoder = self.decoder;
-        let ids = &decoder.layout.layers[layer];
-
-        let attention_input = self.before(ids.attention_norms, &input);
-        let x = or(&attention_input, &input);
-        let q = self.linear(layer, Slot::Q, x);
-        let k = self.linear(layer, Slot::K, x);
-        let v = self.linear(layer, Slot::V, x);
-        let heads = self.split(layer, &q, &k, &v);
-        let (attended, lse) = self.attend(layer, &heads);
-        let output = self.linear(layer, Slot::O, &attended);
-        let (mut middle, attention_output) = self.after(ids.attention_norms, output);
-        elementwise::add(&mut middle, &input);
-
-        let mlp_input = self.before(ids.mlp_norms, &middle);
-        let x = or(&mlp_input, &middle);
-        let gate = self.linear(layer, Slot::Gate, x);
-        let up = self.linear(layer, Slot::Up, x);
-        let mut product = vec![0.0; gate.len()];
-        let activation = decoder.config.activation;
-        elementwise::gated(decoder.isa, activation, &gate, &up, &mut product);
-        let output = self.linear(layer, Slot::Down, &product);
-        let (mut output, mlp_output) = self.after(ids.mlp_norms, output);
-        elementwise::add(&mut output, &middle);
-
-        let block = Block {
-            input,
-            attention_input,
-            q,
-            k,
-            heads,
-            lse,
-            attended,
-            attention_output,
-            middle,
-            mlp_input,
-            gate,
-            up,
-            product,
-            mlp_output,
-        };
-        (block, output)
-    }
-
-    /// The gradient of a block's input from that of its output.
-    fn block_backward(
-        &self,
-        layer: usize,
-        mut block: Block,
-        mut grad: Vec<f32>,
-        gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
-        let dx = self.mlp_backward(layer, &mut block, &grad, gradients);
-        elementwise::add(&mut grad, &dx);
-        let dx = self.attention_backward(layer, &block, &grad, gradients);
-        elementwise::add(&mut grad, &dx);
-        grad
-    }
-
-    /// The gradient of the MLP's input, its norms included, from that of the block's output.
-    fn mlp_backward(
-        &self,
-        layer: usize,
-        block: &mut Block,
-        grad: &[f32],
-        gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
-        let decoder = self.decoder;
-        let norms = decoder.layout.layers[layer].mlp_norms;
-        let mut branch = grad.to_vec();
-        if let Some(id) = norms.after {
-            decoder.norm_backward(id, &block.mlp_output, &mut branch, gradients);
-        }
-        let x = &block.product;
-        let mut product = vec![0.0; x.len()];
-        self.linear_backward(layer, Slot::Down, x, &branch, &mut product, gradients);
-        let mut gate = std::mem::take(&mut block.gate);
-        let mut up = std::mem::take(&mut block.up);
-        let activation = decoder.config.activation;
-        elementwise::gated_backward(decoder.isa, activation, &mut gate, &mut up, &product);
-        let x = or(&block.mlp_input, &block.middle);
-        let mut dx = vec![0.0; x.len()];
-        self.linear_backward(layer, Slot::Gate, x, &gate, &mut dx, gradients);
-        self.linear_backward(layer, Slot::Up, x, &up, &mut dx, gradients);
-        if let Some(id) = norms.before {
-            decoder.norm_backward(id, &block.middle, &mut dx, gradients);
-        }
-        dx
-    }
-
-    /// The gradient of attention's input, its norms included, from that of its output.
-    fn attention_backward(
-        &self,
-        layer: usize,
-        block: &Block,
-        grad: &[f32],
-        gradients: &mut Gradients<'_>,
-    ) -> Vec<f32> {
-        let decoder = self.decoder;
-        let norms = decoder.layout.layers[layer].attention_norms;
-        let mut branch = grad.to_vec();
-        if let Some(id) = norms.after {
-            decoder.norm_backward(id, &block.attention_output, &mut branch, gradients);
-        }
-        let x = &block.attended;
-        let mut attended = vec![0.0; x.len()];
-        self.linear_backward(layer, Slot::O, x, &branch, &mut attended, gradients);
-        let [q, k, v] = self.attend_backward(layer, block, &attended, gradients);
-        let x = or(&block.attention_input, &block.input);
-        let mut dx = vec![0.0; x.len()];
-        self.linear_backward(layer, Slot::Q, x, &q, &mut dx, gradients);
-        self.linear_backward(layer, Slot::K, x, &k, &mut dx, gradients);
-        self.linear_backward(layer, Slot::V, x, &v, &mut dx, gradients);
-        if let Some(id) = norms.before {
-            decoder.norm_backward(id, &block.input, &mut dx, gradients);
-        }
-        dx
-    }
-
-    /// Normalizes and rotates queries and keys, and puts all three heads first.
-    fn split(&self, layer: usize, q: &[f32], k: &[f32], v: &[f32]) -> [Vec<f32>; 3] {
-        let decoder = self.decoder;
-        let (tokens, width) = (self.tokens(), decoder.config.head_dim);
-        let rotary = self.rotary(layer);
-        let norms = decoder.layout.layers[layer].qk_norms;
-        let split = |x: &[f32], id: Option<TensorId>, rotary| {
-            let mut out = vec![0.0; x.len()];
-            match id {
-                None => elementwise::split_heads(x, tokens, width, rotary, &mut out),
-                Some(id) => {
-                    let normed = decoder.norm(id, x);
-                    elementwise::split_heads(&normed, tokens, width, rotary, &mut out);
-                }
-            }
-            out
-        };
-        [
-            split(q, norms.map(|ids| ids[0]), rotary),
-            split(k, norms.map(|ids| ids[1]), rotary),
-            split(v, None, None),
-        ]
-    }
-
-    /// Attended values, tokens first, and the log-sum-exp of the scores.
-    fn attend(&self, layer: usize, [q, k, v]: &[Vec<f32>; 3]) -> (Vec<f32>, Vec<f32>) {
-        let shape = self.shape(layer);
-        let mut heads = vec![0.0; q.len()];
-        let mut lse = vec![0.0; shape.heads * shape.tokens];
-        let sequences = &self.batch.sequences;
-        let isa = self.decoder.isa;
-        attention::attention(isa, shape, Qkv { q, k, v }, sequences, &mut heads, &mut lse);
-        let mut attended = vec![0.0; q.len()];
-        elementwise::merge_heads(&heads, shape.tokens, shape.width, None, &mut attended);
-        (attended, lse)
-    }
-
-    /// Gradients of the outputs of q, k and v.
-    fn attend_backward(
-        &self,
-        layer: usize,
-        block: &Block,
-        grad: &[f32],
-        gradients: &mut Gradients<'_>,
-    ) -> [Vec<f32>; 3] {
-        let (decoder, shape) = (self.decoder, self.shape(layer));
-        let isa = decoder.isa;
-        let mut delta = vec![0.0; block.lse.len()];
-        attention::output_dot_gradient(isa, shape, &block.attended, grad, &mut delta);
-        let mut grad_heads = vec![0.0; grad.len()];
-        elementwise::split_heads(grad, shape.tokens, shape.width, None, &mut grad_heads);
-        let [q, k, v] = &block.heads;
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-        let saved = Saved {
-            lse: &block.lse,
-            delta: &delta,
-            grad: &grad_heads,
-        };
-        let sequences = &self.batch.sequences;
-        let qkv = Qkv { q, k, v };
-        attention::attention_backward(isa, shape, qkv, sequences, saved, &mut dq, &mut dk, &mut dv);
-        let rotary = self.rotary(layer);
-        let mut merge = |heads: &[f32], rotary, norm: Option<(TensorId, &[f32])>| {
-            let mut out = vec![0.0; heads.len()];
-            elementwise::merge_heads(heads, shape.tokens, shape.width, rotary, &mut out);
-            if let Some((id, x)) = norm {
-                decoder.norm_backward(id, x, &mut out, gradients);
-            }
-            out
-        };
-        let norms = decoder.layout.layers[layer].qk_norms;
-        [
-            merge(&dq, rotary, norms.map(|ids| (ids[0], block.q.as_slice()))),
-            merge(&dk, rotary, norms.map(|ids| (ids[1], block.k.as_slice()))),
-            merge(&dv, None, None),
-        ]
-    }
 }

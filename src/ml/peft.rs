@@ -20,10 +20,9 @@ use super::target;
 const PEFT_VERSION: &str = "0.21.2";
 
 /// Fields that, if set, make an adapter something that is not known here.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 16] = [
     "modules_to_save",
     "fan_in_fan_out",
-    "use_dora",
     "lora_bias",
     "layer_replication",
     "trainable_token_indices",
@@ -41,7 +40,7 @@ const REFUSED: [&str; 17] = [
 ];
 
 /// Fields that change nothing about what a finished adapter computes, or are read.
-const KNOWN: [&str; 26] = [
+const KNOWN: [&str; 27] = [
     "alpha_pattern",
     "auto_mapping",
     "base_model_name_or_path",
@@ -67,6 +66,7 @@ const KNOWN: [&str; 26] = [
     "runtime_config",
     "target_modules",
     "task_type",
+    "use_dora",
     "use_rslora",
 ];
 
@@ -93,6 +93,8 @@ struct Raw {
     lora_dropout: f64,
     #[serde(default)]
     use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
     #[serde(default)]
     bias: Option<String>,
     #[serde(default)]
@@ -154,6 +156,7 @@ pub fn read(text: &str, model: &ModelConfig) -> Result<Read, String> {
         alpha: raw.lora_alpha,
         rank_stabilized: raw.use_rslora,
         dropout: raw.lora_dropout,
+        dora: raw.use_dora,
         target_modules,
         layers,
     };
@@ -463,7 +466,7 @@ pub fn write(lora: &Lora, base: Option<&str>, revision: Option<&str>) -> String 
         task_type: "CAUSAL_LM",
         trainable_token_indices: None,
         use_bdlora: None,
-        use_dora: false,
+        use_dora: config.dora,
         use_qalora: false,
         use_rslora: config.rank_stabilized,
         velora_config: None,
@@ -578,7 +581,6 @@ mod tests {
     #[test]
     fn what_is_more_than_lora_is_refused_by_name() {
         for (name, value) in [
-            ("use_dora", json!(true)),
             ("fan_in_fan_out", json!(true)),
             ("modules_to_save", json!(["lm_head"])),
             ("lora_bias", json!(true)),

@@ -55,7 +55,7 @@ pub enum TensorError {
         message: String,
     },
     /// A tensor that the configuration asks for is not there.
-    #[error("{}: the tensor '{name}' is missing", path.display())]
+    #[error("{}: the tensor '{name}' is missing; is a file of the model not here, or config.json that of another one?", path.display())]
     Missing {
         /// The file or folder.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum TensorError {
         name: String,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: the tensor '{name}' has shape {found:?}, not {wanted:?} as the configuration says", path.display())]
+    #[error("{}: the tensor '{name}' has shape {found:?}, not {wanted:?} as the configuration says; use the configuration it was saved with", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -120,7 +120,8 @@ impl Tensors {
 
     /// Number of elements in all tensors.
     pub fn elements(&self) -> usize {
-        self.0.iter().map(|tensor| tensor.data.len()).sum()
+        let elements = |tensor: &Tensor| tensor.shape.iter().product::<usize>();
+        self.0.iter().map(elements).sum()
     }
 
     /// The values of a tensor.
@@ -169,28 +170,10 @@ impl Tensors {
     /// Fills every tensor from the safetensors files in `paths`, f16 and bf16
     /// widened. Tensors of the files that are not wanted are left alone.
     pub fn read(&mut self, paths: &[PathBuf]) -> Result<(), TensorError> {
-        self.read_all(paths, |_| true)
-    }
-
-    /// As [`Tensors::read`], but a tensor that is not wanted must be `spare`.
-    pub fn read_all(
-        &mut self,
-        paths: &[PathBuf],
-        spare: impl Fn(&str) -> bool,
-    ) -> Result<(), TensorError> {
-        let known: BTreeSet<String> = self.0.iter().map(|tensor| tensor.name.clone()).collect();
         let mut missing: BTreeSet<usize> = (0..self.0.len()).collect();
         for path in paths {
             let bytes = files::read(path)?;
             let file = parse(path, &bytes)?;
-            let mut names = file.names();
-            names.retain(|name| !known.contains(*name) && !spare(name));
-            if let Some(name) = names.into_iter().min() {
-                return Err(TensorError::Unknown {
-                    path: path.clone(),
-                    name: name.to_owned(),
-                });
-            }
             for i in missing.clone() {
                 if let Ok(view) = file.tensor(&self.0[i].name) {
                     fill(path, &mut self.0[i], &view)?;
@@ -238,7 +221,7 @@ pub fn names(path: &Path) -> Result<Vec<String>, TensorError> {
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, TensorError> {
     SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format {
         path: path.to_owned(),
-        message: format!("{e}; the file may be cut off"),
+        message: format!("{e}; the file may be cut off: fetch or make it again"),
     })
 }
 
@@ -348,7 +331,7 @@ mod tests {
         let mut wanted = example();
         wanted.push("c".into(), vec![1]);
         let error = wanted.read(&paths).unwrap_err().to_string();
-        assert!(error.ends_with("the tensor 'c' is missing"), "{error}");
+        assert!(error.contains("the tensor 'c' is missing;"), "{error}");
         let mut wanted = Tensors::default();
         wanted.push("b".into(), vec![3, 2]);
         let error = wanted.read(&paths).unwrap_err().to_string();

@@ -11,6 +11,9 @@ use super::model::{Decoder, Dropout, Gradients, Loss};
 use super::rng::Stream;
 use super::tensors::Tensors;
 
+/// A training run against torch's.
+mod bf16;
+mod curve;
 /// Against torch, with the files beside `tests/interop/families.py`.
 pub mod families;
 
@@ -96,17 +99,39 @@ pub fn random_decoder(config: &ModelConfig, isa: Isa) -> Decoder {
 
 /// An adapter on every linear layer whose B is not zero.
 pub fn random_lora(config: &ModelConfig, dropout: f64) -> Lora {
+    random_lora_of(config, 3, dropout)
+}
+
+fn random_lora_of(config: &ModelConfig, rank: usize, dropout: f64) -> Lora {
     let wanted = LoraConfig {
-        rank: 3,
+        rank,
         alpha: 5.0,
         rank_stabilized: false,
         dropout,
+        dora: false,
         target_modules: vec![ALL_LINEAR.to_owned()],
         layers: None,
     };
     let mut lora = Lora::init(wanted.resolve(config).unwrap(), config, 11);
     for tensor in lora.tensors.iter_mut() {
         Stream::new(6, "test", 0, &tensor.name).normal(0.0, 0.2, &mut tensor.data);
+    }
+    lora
+}
+
+/// [`random_lora`] with a random magnitude for every row.
+pub fn random_dora(config: &ModelConfig, dropout: f64) -> Lora {
+    let plain = random_lora(config, dropout).config;
+    let mut lora = Lora::zeros(
+        LoraConfig {
+            dora: true,
+            ..plain
+        },
+        config,
+    );
+    for tensor in lora.tensors.iter_mut() {
+        let mean = if tensor.shape.len() == 1 { 1.5 } else { 0.0 };
+        Stream::new(6, "test", 0, &tensor.name).normal(mean, 0.2, &mut tensor.data);
     }
     lora
 }
@@ -141,10 +166,24 @@ fn all_gradients(decoder: &Decoder, lora: &Lora, batch: &Batch) -> (Loss, Tensor
         weights: Some(&mut weights),
         lora: Some(&mut pairs),
     };
-    let dropout = Some(Dropout { seed: 9, step: 4 });
     let scale = 1.0 / batch.counted() as f32;
-    let loss = decoder.gradients(Some(lora), batch, dropout, scale, gradients);
+    let loss = decoder.gradients(Some(lora), batch, Some(CHANCE), scale, gradients);
     (loss, weights, pairs)
+}
+
+/// Of a micro-batch without noise.
+const CHANCE: Dropout = Dropout {
+    seed: 9,
+    step: 4,
+    neftune_alpha: 0.0,
+};
+
+/// The bits of a loss and of gradients.
+fn bits<'a>(loss: Loss, tensors: impl IntoIterator<Item = &'a Tensors>) -> Vec<u32> {
+    let tensors = tensors.into_iter().flat_map(Tensors::iter);
+    let values = tensors.flat_map(|tensor| tensor.data.iter().map(|x| x.to_bits()));
+    let loss = loss.sum.to_bits();
+    values.chain([loss as u32, (loss >> 32) as u32]).collect()
 }
 
 pub fn relative_error(ours: &[f32], theirs: &[f32]) -> f64 {
@@ -165,9 +204,8 @@ mod against_candle {
         let batch = batch(&decoder.config);
         let mut core = CandleCore::new(decoder, lora, Place::Cpu).unwrap();
         let mut theirs = core.params().zeros_like();
-        let dropout = Dropout { seed: 9, step: 4 };
         let scale = 1.0 / batch.counted() as f32;
-        let loss = core.gradients(&batch, dropout, scale, &mut theirs).unwrap();
+        let loss = core.gradients(&batch, CHANCE, scale, &mut theirs).unwrap();
         assert_eq!(loss.tokens, ours.0.tokens);
         assert!(
             (loss.mean() - ours.0.mean()).abs() < 1e-5,
@@ -192,10 +230,12 @@ mod against_candle {
     fn every_gradient_of_an_adapter_agrees() {
         for (name, config) in configs() {
             for dropout in [0.0, 0.3] {
-                let decoder = random_decoder(&config, Isa::detect());
-                let lora = random_lora(&config, dropout);
-                let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
-                check(name, decoder, Some(lora), (loss, pairs));
+                for lora in [random_lora, random_dora] {
+                    let decoder = random_decoder(&config, Isa::detect());
+                    let lora = lora(&config, dropout);
+                    let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+                    check(name, decoder, Some(lora), (loss, pairs));
+                }
             }
         }
     }
@@ -314,6 +354,7 @@ fn gradients_of_other_adapters_agree_with_finite_differences() {
             alpha: 3.0,
             rank_stabilized: true,
             dropout: 0.0,
+            dora: false,
             target_modules: vec!["*.1.mlp.*".to_owned(), "v_proj".to_owned()],
             layers: None,
         };
@@ -390,12 +431,12 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
             for threads in [1, 2, 3, 5] {
                 let bits = crate::ml::with_threads(threads, || {
                     let decoder = random_decoder(&config, isa);
-                    let lora = random_lora(&config, 0.1);
-                    let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch(&config));
-                    let tensors = weights.iter().chain(pairs.iter());
-                    let values = tensors.flat_map(|t| t.data.iter().map(|x| x.to_bits()));
-                    let loss = loss.sum.to_bits();
-                    values.chain([loss as u32, (loss >> 32) as u32]).collect()
+                    let adapters = [random_lora, random_dora].map(|lora| lora(&config, 0.1));
+                    let of = |lora| {
+                        let (loss, weights, pairs) = all_gradients(&decoder, lora, &batch(&config));
+                        bits(loss, [&weights, &pairs])
+                    };
+                    adapters.iter().flat_map(of).collect()
                 });
                 seen.insert(format!("{isa}, {threads} threads"), bits.unwrap());
             }
@@ -407,12 +448,111 @@ fn bits_do_not_depend_on_threads_or_instruction_set() {
     }
 }
 
+/// Loss and every gradient, where blocks are kept and where they are run again.
+#[test]
+fn blocks_that_are_run_again_give_the_same_bits() {
+    for (name, config) in configs() {
+        let mut decoder = random_decoder(&config, Isa::detect());
+        let batch = batch(&config);
+        for lora in [random_lora(&config, 0.3), random_dora(&config, 0.3)] {
+            let [kept, again] = [false, true].map(|checkpointing| {
+                decoder.checkpointing = checkpointing;
+                let (loss, weights, pairs) = all_gradients(&decoder, &lora, &batch);
+                bits(loss, [&weights, &pairs])
+            });
+            assert!(kept == again, "{name}, an adapter");
+        }
+        let [kept, again] = [false, true].map(|checkpointing| {
+            decoder.checkpointing = checkpointing;
+            let mut weights = decoder.weights.zeros_like();
+            let gradients = Gradients {
+                weights: Some(&mut weights),
+                lora: None,
+            };
+            let loss = decoder.gradients(None, &batch, None, 0.01, gradients);
+            bits(loss, [&weights])
+        });
+        assert!(kept == again, "{name}, all weights");
+    }
+}
+
+#[test]
+fn a_new_adapter_with_magnitudes_changes_nothing_yet() {
+    for (name, config) in configs() {
+        let decoder = random_decoder(&config, Isa::detect());
+        let wanted = random_dora(&config, 0.0).config;
+        let mut lora = Lora::init(wanted, &config, 7);
+        super::dora::begin(&mut lora, &decoder);
+        let batch = batch(&config);
+        let with = decoder.logits(Some(&lora), &batch);
+        let error = relative_error(&with, &decoder.logits(None, &batch));
+        assert!(error < 1e-6, "{name}: {error:e}");
+    }
+}
+
+/// A row of zeros stays one, whatever its magnitude.
+#[test]
+fn a_row_of_zeros_has_no_direction() {
+    let config = config(Family::Llama);
+    let mut decoder = random_decoder(&config, Isa::detect());
+    let mut lora = random_dora(&config, 0.0);
+    let (module, pair) = lora.modules().next().unwrap();
+    let id = decoder.layout.layers[module.layer].linear[module.slot as usize].weight;
+    decoder.weights.get_mut(id)[..config.hidden_size].fill(0.0);
+    lora.tensors.get_mut(pair.b)[..pair.rank].fill(0.0);
+    let (loss, _, pairs) = all_gradients(&decoder, &lora, &batch(&config));
+    let mut values = pairs.iter().flat_map(|tensor| &tensor.data);
+    assert!(loss.sum.is_finite() && values.all(|x| x.is_finite()));
+}
+
+#[test]
+fn noise_on_embeddings_is_within_its_bound_and_of_its_micro_batch() {
+    let config = config(Family::Llama);
+    let batch = batch(&config);
+    let hidden = config.hidden_size;
+    let noise = |seed, step| {
+        let mut noise = vec![0.0; batch.len() * hidden];
+        let chance = Dropout {
+            seed,
+            step,
+            neftune_alpha: 5.0,
+        };
+        chance.add_noise(&batch, &mut noise);
+        noise
+    };
+    let first = noise(1, 1);
+    for sequence in &batch.sequences {
+        let noise = &first[sequence.start * hidden..sequence.end * hidden];
+        let bound = 5.0 / (noise.len() as f32).sqrt();
+        let greatest = noise.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        assert!(greatest <= bound && greatest > 0.95 * bound);
+        let variance = noise.iter().map(|x| x * x).sum::<f32>() / noise.len() as f32;
+        let wanted = bound * bound / 3.0;
+        assert!((variance / wanted - 1.0).abs() < 0.3, "{variance} {wanted}");
+    }
+    assert_eq!(noise(1, 1), first);
+    assert!(noise(1, 2) != first && noise(2, 1) != first);
+    let decoder = random_decoder(&config, Isa::detect());
+    let loss = |neftune_alpha| {
+        let chance = Dropout {
+            neftune_alpha,
+            ..CHANCE
+        };
+        let none = Gradients::default();
+        decoder.gradients(None, &batch, Some(chance), 1.0, none)
+    };
+    assert_eq!(loss(0.0), decoder.loss(None, &batch));
+    assert_ne!(loss(5.0), decoder.loss(None, &batch));
+}
+
 /// Twenty steps of training with dropout, for every instruction set.
 #[test]
 fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
     use super::batch::Sequences;
-    use super::optim::{AdamW, Schedule};
-    use super::train::{LogLine, LoraCore, Observer, Options, Progress, train};
+    use super::optim::{AdamW, Precision, Schedule};
+    use super::stopping::{EarlyStopping, Keep};
+    use super::summary::{LogLine, Progress};
+    use super::train::{Keeping, LoraCore, Observer, Options, train};
 
     struct Silent;
     impl Observer for Silent {
@@ -446,6 +586,10 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
         accumulation: 2,
         eval_every: 0,
         log_every: 1,
+        optimizer: Precision::AdamW,
+        early_stopping: EarlyStopping::default(),
+        keep: Keep::Last,
+        neftune_alpha: 0.0,
     };
     let v = config.vocab_size;
     let data = Sequences {
@@ -459,7 +603,8 @@ fn a_trained_adapter_has_the_same_bits_on_every_instruction_set() {
             decoder: random_decoder(&config, isa),
             lora: random_lora(&config, 0.2),
         };
-        train(&mut core, &data, None, &options, isa, &mut Silent, None).unwrap();
+        let keeping = Keeping::default();
+        train(&mut core, &data, None, &options, isa, &mut Silent, keeping).unwrap();
         let values = core.lora.tensors.iter().flat_map(|t| &t.data);
         values.map(|x| x.to_bits()).collect::<Vec<_>>()
     };
@@ -474,11 +619,12 @@ mod resumed {
     use std::time::Duration;
 
     use super::super::batch::Sequences;
-    use super::super::checkpoint::{Checkpoints, Unusable};
-    use super::super::optim::{AdamW, Schedule};
-    use super::super::train::{
-        LogLine, LoraCore, Observer, Options, Progress, Summary, TrainError, train,
-    };
+    use super::super::checkpoint::{Cadence, Checkpoints, Unusable};
+    use super::super::optim::{AdamW, Precision, Schedule};
+    use super::super::saved::{Results, SavedError};
+    use super::super::stopping::{EarlyStopping, Keep};
+    use super::super::summary::{LogLine, Progress, Summary};
+    use super::super::train::{Keeping, LoraCore, Observer, Options, TrainError, train};
     use super::*;
     use crate::hash::Digest;
 
@@ -530,12 +676,31 @@ mod resumed {
             accumulation: 2,
             eval_every: 4,
             log_every: 2,
+            optimizer: Precision::AdamW,
+            early_stopping: EarlyStopping::default(),
+            keep: Keep::Last,
+            neftune_alpha: 5.0,
         }
     }
 
     type Outcome = (Vec<u32>, Vec<String>, Summary);
 
     fn run(witness: &mut Witness, place: Option<&mut Checkpoints>) -> Result<Outcome, TrainError> {
+        let checkpoints = place;
+        let keeping = Keeping {
+            checkpoints,
+            results: None,
+        };
+        run_with(&options(), 3, witness, keeping)
+    }
+
+    /// With an adapter of that rank.
+    fn run_with(
+        options: &Options,
+        rank: usize,
+        witness: &mut Witness,
+        keeping: Keeping<'_, '_>,
+    ) -> Result<Outcome, TrainError> {
         let config = config(Family::Olmo2);
         let v = config.vocab_size;
         let all = |n| {
@@ -555,18 +720,11 @@ mod resumed {
         );
         let mut core = LoraCore {
             decoder: random_decoder(&config, Isa::detect()),
-            lora: random_lora(&config, 0.2),
+            lora: random_lora_of(&config, rank, 0.2),
         };
         let isa = Isa::detect();
-        let ended = train(
-            &mut core,
-            &data,
-            Some(&validation),
-            &options(),
-            isa,
-            witness,
-            place,
-        );
+        let validation = Some(&validation);
+        let ended = train(&mut core, &data, validation, options, isa, witness, keeping);
         let values = core.lora.tensors.iter().flat_map(|t| &t.data);
         let bits = values.map(|x| x.to_bits()).collect();
         ended.map(|summary| (bits, witness.lines.clone(), summary))
@@ -577,7 +735,7 @@ mod resumed {
     }
 
     fn open(folder: &std::path::Path) -> (Checkpoints, Result<(), Unusable>) {
-        Checkpoints::open(folder, Digest::of(b"key"), Duration::ZERO)
+        Checkpoints::open(folder, Digest::of(b"key"), Cadence::Time(Duration::ZERO))
     }
 
     fn stop_after(steps: u64) -> Witness {
@@ -605,6 +763,25 @@ mod resumed {
     }
 
     #[test]
+    fn validation_has_no_noise_and_training_has() {
+        let run = |neftune_alpha| {
+            let mut witness = Witness::default();
+            let options = Options {
+                // So that nothing but the noise makes a difference.
+                learning_rate: 0.0,
+                neftune_alpha,
+                ..options()
+            };
+            run_with(&options, 3, &mut witness, Keeping::default())
+                .unwrap()
+                .2
+        };
+        let (with, without) = (run(5.0), run(0.0));
+        assert_eq!(with.validation, without.validation);
+        assert_ne!(with.first_loss, without.first_loss);
+    }
+
+    #[test]
     fn a_run_that_is_stopped_again_and_again_ends_with_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
         for _ in 0..4 {
@@ -613,6 +790,184 @@ mod resumed {
         }
         let mut place = open(folder.path()).0;
         assert!(run(&mut Witness::default(), Some(&mut place)).unwrap() == undisturbed());
+    }
+
+    fn save(folder: &std::path::Path, params: &Tensors) -> Result<(), SavedError> {
+        Ok(params.write(&folder.join("w.safetensors"))?)
+    }
+
+    /// Every file of a folder of folders.
+    fn all_files(folder: &std::path::Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let inside = |path: &std::path::Path| -> Vec<_> {
+            let entries = std::fs::read_dir(path).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let files = inside(folder).into_iter().flat_map(|path| inside(&path));
+        files
+            .map(|path| {
+                let bytes = std::fs::read(&path).unwrap();
+                (path.strip_prefix(folder).unwrap().to_owned(), bytes)
+            })
+            .collect()
+    }
+
+    type Files = BTreeMap<std::path::PathBuf, Vec<u8>>;
+
+    /// A run with intermediate results every two steps, interrupted after each
+    /// of `stops` steps, and what it leaves.
+    fn with_results(options: &Options, rank: usize, stops: &[u64]) -> (Outcome, Files) {
+        let place = tempfile::tempdir().unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let beside = place.path().join("results");
+        let attempt = |witness: &mut Witness| {
+            let mut checkpoints = open(place.path()).0;
+            let mut results = Results::new(2, 2, Some(&beside), out.path(), &save);
+            let keeping = Keeping {
+                checkpoints: Some(&mut checkpoints),
+                results: Some(&mut results),
+            };
+            let ended = run_with(options, rank, witness, keeping);
+            ended.map(|ended| {
+                results.finish(out.path()).unwrap();
+                (ended, all_files(out.path()))
+            })
+        };
+        for stop in stops {
+            let stopped = attempt(&mut stop_after(*stop));
+            assert!(matches!(stopped, Err(TrainError::Cancelled)));
+        }
+        attempt(&mut Witness::default()).unwrap()
+    }
+
+    #[test]
+    fn intermediate_results_are_the_same_after_an_interruption() {
+        let whole = with_results(&options(), 3, &[]);
+        let names: Vec<_> = whole.1.keys().map(|path| path.to_str().unwrap()).collect();
+        // The last two of steps 2, 4, 6 and 8; 4 and 8 are validated.
+        let wanted = [
+            "step-000006/checkpoint.json",
+            "step-000006/w.safetensors",
+            "step-000008/checkpoint.json",
+            "step-000008/w.safetensors",
+        ];
+        let best_is_first = names.len() == 6 && names[0] == "step-000004/checkpoint.json";
+        assert!(names == wanted || best_is_first, "{names:?}");
+        for stops in [
+            &[1][..],
+            &[3],
+            &[5],
+            &[7],
+            &[2, 2, 2],
+            &[1, 1, 1, 1, 1, 1, 1],
+        ] {
+            assert!(with_results(&options(), 3, stops) == whole, "{stops:?}");
+        }
+    }
+
+    #[test]
+    fn an_intermediate_result_that_is_gone_or_changed_makes_the_run_begin_anew() {
+        let (place, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let beside = place.path().join("results");
+        for file in ["w.safetensors", "checkpoint.json"] {
+            let attempt = |witness: &mut Witness| {
+                let mut checkpoints = open(place.path()).0;
+                let mut results = Results::new(2, 0, Some(&beside), out.path(), &save);
+                let keeping = Keeping {
+                    checkpoints: Some(&mut checkpoints),
+                    results: Some(&mut results),
+                };
+                run_with(&options(), 3, witness, keeping)
+            };
+            assert!(attempt(&mut stop_after(5)).is_err());
+            std::fs::write(beside.join("step-000002").join(file), "x").unwrap();
+            let mut witness = Witness::default();
+            assert!(attempt(&mut witness).unwrap() == undisturbed());
+            assert_eq!(witness.resumed, None);
+            assert!(witness.warnings[0].starts_with("starting anew"));
+            std::fs::remove_file(place.path().join("training.state")).unwrap();
+        }
+    }
+
+    /// A learning rate at which the validation loss rises again.
+    fn stopping(patience: u64, keep: Keep) -> Options {
+        Options {
+            learning_rate: 0.3,
+            max_steps: 24,
+            eval_every: 1,
+            early_stopping: EarlyStopping {
+                patience,
+                min_delta: 0.0,
+            },
+            keep,
+            ..options()
+        }
+    }
+
+    #[test]
+    fn a_run_that_gets_no_better_ends_early_and_keeps_its_best_weights() {
+        let (last, ..) = with_results(&stopping(3, Keep::Last), 3, &[]);
+        let (best, ..) = with_results(&stopping(3, Keep::Best), 3, &[]);
+        let stopped = last.2.stopped.clone().unwrap();
+        let found = last.2.best.unwrap();
+        assert_eq!((stopped.step, stopped.planned), (found.step + 3, 24));
+        assert_eq!(last.2.steps, stopped.step);
+        assert!(stopped.reason.starts_with("3 validations in a row"));
+        assert_eq!(
+            (last.2.kept_step, best.2.kept_step),
+            (None, Some(found.step))
+        );
+        assert_eq!(last.1, best.1, "the log is the same");
+        // The best weights are those of a run that ends there.
+        let options = Options {
+            schedule: Schedule::Constant,
+            ..stopping(3, Keep::Best)
+        };
+        let (best, ..) = with_results(&options, 3, &[]);
+        let options = Options {
+            max_steps: best.2.kept_step.unwrap(),
+            ..options
+        };
+        assert_eq!(with_results(&options, 3, &[]).0.0, best.0);
+    }
+
+    #[test]
+    fn early_stopping_and_small_moments_go_on_with_the_same_bits() {
+        // Rank 171 gives matrices of 24 × 171 = 4104 elements: eight bits.
+        for (rank, optimizer) in [(3, Precision::AdamW), (171, Precision::AdamW8bit)] {
+            let options = Options {
+                optimizer,
+                ..stopping(3, Keep::Best)
+            };
+            let whole = with_results(&options, rank, &[]);
+            let steps = whole.0.2.steps;
+            for stop in 1..steps {
+                let again = with_results(&options, rank, &[stop]);
+                assert!(again == whole, "rank {rank}, stopped after {stop}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_needs_validations_says_so_without_them() {
+        let config = config(Family::Olmo2);
+        let data = Sequences {
+            all: vec![sequence(9, config.vocab_size, 0, 1)],
+            ..Sequences::default()
+        };
+        let mut core = LoraCore {
+            decoder: random_decoder(&config, Isa::detect()),
+            lora: random_lora(&config, 0.0),
+        };
+        for (patience, keep, field) in [
+            (2, Keep::Last, "early_stopping_patience"),
+            (0, Keep::Best, "keep = \"best\""),
+        ] {
+            let (options, keeping) = (stopping(patience, keep), Keeping::default());
+            let (isa, witness) = (Isa::detect(), &mut Witness::default());
+            let ended = train(&mut core, &data, None, &options, isa, witness, keeping);
+            let message = ended.unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
     }
 
     #[test]
@@ -639,7 +994,7 @@ mod resumed {
         assert_eq!(witness.resumed, None, "it began anew");
         std::fs::write(&file, &good).unwrap();
         let other = Digest::of(b"another key");
-        let (_, found) = Checkpoints::open(folder.path(), other, Duration::ZERO);
+        let (_, found) = Checkpoints::open(folder.path(), other, Cadence::Time(Duration::ZERO));
         assert!(matches!(found, Err(Unusable::Foreign(_))));
     }
 
@@ -655,10 +1010,20 @@ mod resumed {
     #[test]
     fn checkpoints_are_not_written_more_often_than_asked() {
         let folder = tempfile::tempdir().unwrap();
-        let hour = Duration::from_secs(3600);
-        let mut place = Checkpoints::open(folder.path(), Digest::of(b"key"), hour).0;
-        run(&mut Witness::default(), Some(&mut place)).unwrap();
-        assert!(!folder.path().join("training.state").exists());
+        let written = |every| {
+            let mut place = Checkpoints::open(folder.path(), Digest::of(b"key"), every).0;
+            run(&mut Witness::default(), Some(&mut place)).unwrap();
+            drop(place);
+            let found = Checkpoints::open(folder.path(), Digest::of(b"key"), every).0;
+            found.found().map(|position| position.step)
+        };
+        assert_eq!(written(Cadence::Time(Duration::from_secs(3600))), None);
+        assert_eq!(written(Cadence::Steps(20)), None);
+        assert_eq!(
+            written(Cadence::Steps(3)),
+            Some(6),
+            "of nine; the last needs none"
+        );
     }
 }
 

@@ -1,16 +1,21 @@
 //! The training loop, the same for all weights and for adapters, on the CPU core and on candle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::adapter::AdapterError;
-use super::batch::{self, Batch, BatchError, LossOn, RowCounts, Sequences, StepPlan};
-use super::checkpoint::{Checkpoints, Position};
+use super::batch::{self, Batch, BatchError, LossOn, Sequences, StepPlan};
+use super::blame::{self, Blame, Place};
+use super::checkpoint::{Checkpoints, Position, State};
+use super::config::ModelConfig;
 use super::kernels::Isa;
 use super::lora::{Lora, LoraError};
 use super::model::{Decoder, Dropout, Gradients, Loss, ModelError};
-use super::optim::{AdamW, Optimizer, Schedule, gradient_norm};
+use super::optim::{AdamW, Optimizer, Precision, Schedule, gradient_norm};
+use super::saved::{Results, Saved, SavedError};
+use super::stopping::{EarlyStopping, Keep, Watch};
+use super::summary::{LogLine, Progress, Stopped, Summary, Validation};
 use super::tensors::{TensorError, Tensors};
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::data::{Content, DataError, Row, read_rows};
@@ -33,6 +38,11 @@ pub trait Core {
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError>;
+
+    /// The first module whose output for a batch is not finite, where the core can tell.
+    fn first_not_finite(&mut self, _: &Batch) -> Option<Place> {
+        None
+    }
 }
 
 /// A core failed; the text is the library's.
@@ -55,10 +65,14 @@ impl Core for FullCore {
         Ok(self.decoder.loss(None, batch))
     }
 
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(None, batch)
+    }
+
     fn gradients(
         &mut self,
         batch: &Batch,
-        _: Dropout,
+        dropout: Dropout,
         scale: f32,
         gradients: &mut Tensors,
     ) -> Result<Loss, CoreError> {
@@ -66,7 +80,10 @@ impl Core for FullCore {
             weights: Some(gradients),
             lora: None,
         };
-        Ok(self.decoder.gradients(None, batch, None, scale, gradients))
+        let dropout = Some(dropout);
+        Ok(self
+            .decoder
+            .gradients(None, batch, dropout, scale, gradients))
     }
 }
 
@@ -85,6 +102,10 @@ impl Core for LoraCore {
 
     fn loss(&mut self, batch: &Batch) -> Result<Loss, CoreError> {
         Ok(self.decoder.loss(Some(&self.lora), batch))
+    }
+
+    fn first_not_finite(&mut self, batch: &Batch) -> Option<Place> {
+        self.decoder.first_not_finite(Some(&self.lora), batch)
     }
 
     fn gradients(
@@ -118,6 +139,8 @@ pub struct Options {
     pub warmup_steps: u64,
     /// AdamW's other settings.
     pub adamw: AdamW,
+    /// How its moments are kept.
+    pub optimizer: Precision,
     /// Greatest gradient norm; 0 for any.
     pub clip_norm: f64,
     /// Times the data is gone through, unless `max_steps` ends it sooner.
@@ -133,6 +156,21 @@ pub struct Options {
     pub eval_every: u64,
     /// Steps between lines of the log.
     pub log_every: u64,
+    /// Noise on the embeddings, as [`Dropout::neftune_alpha`].
+    pub neftune_alpha: f64,
+    /// When to end before the last step.
+    pub early_stopping: EarlyStopping,
+    /// Which weights are the result.
+    pub keep: Keep,
+}
+
+/// What a run keeps on its way.
+#[derive(Default)]
+pub struct Keeping<'k, 'r> {
+    /// What it goes on from when it is interrupted.
+    pub checkpoints: Option<&'k mut Checkpoints>,
+    /// What it had come to after every so many steps.
+    pub results: Option<&'k mut Results<'r>>,
 }
 
 /// What a training run is told about and asked.
@@ -147,76 +185,6 @@ pub trait Observer {
     fn resumed(&mut self, step: u64, tokens: u64);
     /// Something a person should know that stops nothing.
     fn warning(&mut self, message: &str);
-}
-
-/// How far a run is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// Steps done.
-    pub step: u64,
-    /// Steps in all.
-    pub total: u64,
-    /// Tokens read so far.
-    pub tokens: u64,
-    /// Of the last step, nats per counted token.
-    pub loss: f64,
-}
-
-/// One line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum LogLine {
-    /// What a step did.
-    Step {
-        /// Its number, from 1.
-        step: u64,
-        /// Tokens read so far.
-        tokens: u64,
-        /// Nats per counted token, over the step's micro-batches.
-        loss: f64,
-        /// In this step.
-        learning_rate: f64,
-        /// Before clipping.
-        grad_norm: f64,
-    },
-    /// What a validation gave.
-    Validation {
-        /// Steps done.
-        step: u64,
-        /// Nats per counted token.
-        validation_loss: f64,
-    },
-}
-
-/// A validation's result.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Validation {
-    /// Steps done.
-    pub step: u64,
-    /// Nats per counted token.
-    pub loss: f64,
-}
-
-/// What a training run came to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Optimizer steps.
-    pub steps: u64,
-    /// Times the data was gone through, fractions counted by steps.
-    pub epochs: f64,
-    /// Tokens read, with repetition.
-    pub tokens: u64,
-    /// Tokens that counted for the loss, with repetition.
-    pub loss_tokens: u64,
-    /// Of the first step.
-    pub first_loss: f64,
-    /// Of the last step.
-    pub last_loss: f64,
-    /// The least of all steps.
-    pub min_loss: f64,
-    /// All validations; none without validation rows.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub validation: Vec<Validation>,
 }
 
 /// Training failed.
@@ -243,6 +211,15 @@ pub enum TrainError {
     /// Weights cannot be written.
     #[error(transparent)]
     Weights(#[from] TensorError),
+    /// An intermediate result cannot be written.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// Something needs validations, and there are no rows for them.
+    #[error("{field} needs validations, but there are no validation rows")]
+    NoValidation {
+        /// The parameter that needs them.
+        field: &'static str,
+    },
     /// Another file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -253,6 +230,12 @@ pub enum TrainError {
         step: u64,
         /// Why.
         source: CoreError,
+    },
+    /// There is nothing to train on or to validate with.
+    #[error("{}: there is no row in it; look at what the step before left out", path.display())]
+    NoRows {
+        /// The file.
+        path: PathBuf,
     },
     /// The tokenizer has more tokens than the model.
     #[error(
@@ -265,7 +248,9 @@ pub enum TrainError {
         vocabulary: usize,
     },
     /// Rows may be longer than the model's context.
-    #[error("max_length is {max_length}, but the model's context is {context} tokens")]
+    #[error(
+        "max_length is {max_length}, but the model's context is {context} tokens; set max_length to {context} or less"
+    )]
     Context {
         /// Asked for.
         max_length: usize,
@@ -274,13 +259,15 @@ pub enum TrainError {
     },
     /// The loss or a gradient is not a number.
     #[error(
-        "the {what} of step {step} is not finite; lower learning_rate or clip_norm, or raise warmup_steps"
+        "the {what} of step {step} is not finite{blame}; lower learning_rate or clip_norm, or raise warmup_steps"
     )]
     NotFinite {
         /// The loss or a gradient's name.
         what: String,
         /// The step.
         step: u64,
+        /// Where it began.
+        blame: Box<Blame>,
     },
     /// The user asked to stop.
     #[error("cancelled")]
@@ -298,111 +285,321 @@ pub fn train(
     options: &Options,
     isa: Isa,
     observer: &mut dyn Observer,
-    mut checkpoints: Option<&mut Checkpoints>,
+    mut keeping: Keeping<'_, '_>,
 ) -> Result<Summary, TrainError> {
+    options.need(validation)?;
     let (plan, per_epoch) = plan(data, options);
     let total = plan.len() as u64;
-    let mut optimizer = Optimizer::new(options.adamw, core.params(), isa);
-    let mut gradients = core.params().zeros_like();
-    let mut at = begin(core, &mut optimizer, observer, checkpoints.as_deref_mut())?;
-    for step_plan in plan.iter().skip(at.step as usize) {
-        let cancelled = observer.cancelled();
-        if let Some(checkpoints) = checkpoints.as_deref_mut()
-            && (cancelled || checkpoints.due())
-            && let Err(error) = checkpoints.save(&at, core.params(), &optimizer)
+    let mut run = Run::begin(core, data, options, isa, observer, &mut keeping)?;
+    run.total = total;
+    for step_plan in plan.iter().skip(run.at.step as usize) {
+        run.checkpoint(&mut keeping)?;
+        let loss = run.step(step_plan)?;
+        let step = run.at.step;
+        let due = options.eval_every > 0 && step.is_multiple_of(options.eval_every);
+        let validated = match validation.filter(|_| due || step == total) {
+            Some(validation) => Some(run.validate(validation)?),
+            None => None,
+        };
+        if let Some(results) = keeping.results.as_deref_mut().filter(|r| r.due(step)) {
+            run.save(results, loss, validated)?;
+        }
+        if run.stop() {
+            break;
+        }
+    }
+    Ok(run.end(per_epoch))
+}
+
+/// A run that is going on.
+struct Run<'a> {
+    core: &'a mut dyn Core,
+    data: &'a Sequences,
+    options: &'a Options,
+    isa: Isa,
+    observer: &'a mut dyn Observer,
+    optimizer: Optimizer,
+    gradients: Tensors,
+    /// Steps that are planned.
+    total: u64,
+    at: Position,
+    /// What was trained as it was after the best validation.
+    best: Option<Tensors>,
+}
+
+impl<'a> Run<'a> {
+    /// At the start, or where its checkpoint is.
+    fn begin(
+        core: &'a mut dyn Core,
+        data: &'a Sequences,
+        options: &'a Options,
+        isa: Isa,
+        observer: &'a mut dyn Observer,
+        keeping: &mut Keeping<'_, '_>,
+    ) -> Result<Self, TrainError> {
+        check_results(keeping, observer)?;
+        let mut optimizer = Optimizer::with(options.adamw, options.optimizer, core.params(), isa);
+        let checkpoints = keeping.checkpoints.as_deref_mut();
+        let found = checkpoints.and_then(|there| there.resume(core.params(), &mut optimizer));
+        let (at, best) = match found {
+            None => (start(), None),
+            Some((at, best)) => {
+                for line in &at.lines {
+                    observer.line(line)?;
+                }
+                observer.resumed(at.step, at.summary.tokens);
+                (at, best)
+            }
+        };
+        let gradients = core.params().zeros_like();
+        Ok(Run {
+            core,
+            data,
+            options,
+            isa,
+            observer,
+            optimizer,
+            gradients,
+            total: 0,
+            at,
+            best,
+        })
+    }
+
+    /// Writes a checkpoint when it is time for one, or when the run is to stop.
+    fn checkpoint(&mut self, keeping: &mut Keeping<'_, '_>) -> Result<(), TrainError> {
+        let cancelled = self.observer.cancelled();
+        if let Some(checkpoints) = keeping.checkpoints.as_deref_mut()
+            && (cancelled || checkpoints.due(self.at.step))
         {
-            observer.warning(&format!("no checkpoint was written: {error}"));
+            let state = State {
+                params: self.core.params(),
+                best: self.best.as_ref(),
+                optimizer: &self.optimizer,
+            };
+            let mut saved = checkpoints.save(&self.at, state);
+            if cancelled {
+                saved = saved.and(checkpoints.settle());
+            }
+            if let Err(error) = saved {
+                let message = format!("no checkpoint was written: {error}");
+                self.observer.warning(&message);
+            }
         }
         if cancelled {
             return Err(TrainError::Cancelled);
         }
-        let step = at.step + 1;
-        let failed = |source| TrainError::Core { step, source };
-        let batches: Vec<Batch> = step_plan
-            .batches
-            .iter()
-            .map(|numbers| Batch::new(numbers.iter().map(|n| &data.all[*n])))
-            .collect();
+        if let (Some(checkpoints), Some(results)) = (&keeping.checkpoints, &mut keeping.results)
+            && let Some(step) = checkpoints.settled()
+        {
+            results.settled(step)?;
+        }
+        Ok(())
+    }
+
+    /// One step of the optimizer.
+    fn step(&mut self, plan: &StepPlan) -> Result<Loss, TrainError> {
+        let (options, step) = (self.options, self.at.step + 1);
+        let loss = self.accumulate(plan, step)?;
+        let norm = match finite(loss, &self.gradients, self.isa) {
+            Ok(norm) => norm,
+            Err(what) => return Err(self.blame(what, loss, plan)),
+        };
+        let factor = options
+            .schedule
+            .factor(step - 1, options.warmup_steps, self.total);
+        let learning_rate = options.learning_rate * factor;
+        let clip = clip_factor(norm, options.clip_norm);
+        self.optimizer
+            .step(self.core.params(), &self.gradients, learning_rate, clip);
+
+        self.at.step = step;
+        self.at.summary.add(step, loss, norm, clip < 1.0);
+        let progress = Progress {
+            step,
+            total: self.total,
+            tokens: self.at.summary.tokens,
+            loss: loss.mean(),
+            learning_rate,
+            grad_norm: norm,
+        };
+        if step.is_multiple_of(options.log_every.max(1)) || step == 1 || step == self.total {
+            self.line(progress.line())?;
+        }
+        self.observer.progress(progress);
+        Ok(loss)
+    }
+
+    /// Which rows and which part of the model made `what` no number.
+    fn blame(&mut self, what: String, loss: Loss, plan: &StepPlan) -> TrainError {
+        let step = self.at.step + 1;
+        if !loss.sum.is_finite() {
+            self.gradients.clear();
+        }
+        match blame::find(self.core, self.data, plan, &mut self.gradients, self.isa) {
+            Err(source) => TrainError::Core { step, source },
+            Ok(blame) => TrainError::NotFinite {
+                what,
+                step,
+                blame: Box::new(blame),
+            },
+        }
+    }
+
+    /// Loss and gradients of a step's micro-batches.
+    fn accumulate(&mut self, plan: &StepPlan, step: u64) -> Result<Loss, TrainError> {
+        let of = |numbers: &Vec<usize>| Batch::new(numbers.iter().map(|n| &self.data.all[*n]));
+        let batches: Vec<Batch> = plan.batches.iter().map(of).collect();
         let counted: usize = batches.iter().map(Batch::counted).sum();
         let scale = 1.0 / counted as f32;
-
-        gradients.clear();
+        self.gradients.clear();
         let mut loss = Loss::default();
         for batch in &batches {
             let dropout = Dropout {
-                seed: options.seed,
-                step: at.micro_batch,
+                seed: self.options.seed,
+                step: self.at.micro_batch,
+                neftune_alpha: self.options.neftune_alpha,
             };
-            let part = core.gradients(batch, dropout, scale, &mut gradients);
-            loss = loss.plus(part.map_err(failed)?);
-            at.micro_batch += 1;
-            at.summary.tokens += batch.len() as u64;
+            let part = self
+                .core
+                .gradients(batch, dropout, scale, &mut self.gradients);
+            loss = loss.plus(part.map_err(|source| TrainError::Core { step, source })?);
+            self.at.micro_batch += 1;
+            self.at.summary.tokens += batch.len() as u64;
         }
-        let norm = finite(loss, &gradients, step, isa)?;
-        let factor = options
-            .schedule
-            .factor(step - 1, options.warmup_steps, total);
-        let learning_rate = options.learning_rate * factor;
-        let clip = clip_factor(norm, options.clip_norm);
-        optimizer.step(core.params(), &gradients, learning_rate, clip);
-
-        at.step = step;
-        at.summary.add(step, loss);
-        if step.is_multiple_of(options.log_every.max(1)) || step == 1 || step == total {
-            let line = LogLine::Step {
-                step,
-                tokens: at.summary.tokens,
-                loss: loss.mean(),
-                learning_rate,
-                grad_norm: norm,
-            };
-            observer.line(&line)?;
-            at.lines.push(line);
-        }
-        observer.progress(Progress {
-            step,
-            total,
-            tokens: at.summary.tokens,
-            loss: loss.mean(),
-        });
-        let due = options.eval_every > 0 && step.is_multiple_of(options.eval_every);
-        if let Some(validation) = validation.filter(|_| due || step == total) {
-            let loss = evaluate(core, validation, options.batch_tokens).map_err(failed)?;
-            let line = LogLine::Validation {
-                step,
-                validation_loss: loss.mean(),
-            };
-            observer.line(&line)?;
-            at.lines.push(line);
-            let loss = loss.mean();
-            at.summary.validation.push(Validation { step, loss });
-        }
+        Ok(loss)
     }
-    at.summary.epochs = total as f64 / per_epoch as f64;
-    Ok(at.summary)
+
+    /// The loss of the validation rows; keeps the weights if they are the best.
+    fn validate(&mut self, validation: &Sequences) -> Result<f64, TrainError> {
+        let (options, step) = (self.options, self.at.step);
+        let loss = evaluate(self.core, validation, options.batch_tokens)
+            .map_err(|source| TrainError::Core { step, source })?
+            .mean();
+        self.line(LogLine::Validation {
+            step,
+            validation_loss: loss,
+        })?;
+        let found = Validation { step, loss };
+        self.at.summary.validation.push(found);
+        let best = self.at.watch.see(found, options.early_stopping.min_delta);
+        if best && options.keep == Keep::Best {
+            self.best = Some(self.core.params().clone());
+        }
+        Ok(loss)
+    }
+
+    fn line(&mut self, line: LogLine) -> Result<(), TrainError> {
+        self.observer.line(&line)?;
+        self.at.lines.push(line);
+        Ok(())
+    }
+
+    /// Writes an intermediate result.
+    fn save(
+        &mut self,
+        results: &mut Results<'_>,
+        loss: Loss,
+        validation_loss: Option<f64>,
+    ) -> Result<(), TrainError> {
+        let saved = Saved {
+            step: self.at.step,
+            tokens: self.at.summary.tokens,
+            loss: loss.mean(),
+            validation_loss,
+        };
+        results.save(saved, self.core.params())?;
+        self.at.results = results.there().to_vec();
+        Ok(())
+    }
+
+    /// Whether the run has stopped getting better.
+    fn stop(&mut self) -> bool {
+        let (step, planned) = (self.at.step, self.total);
+        let reason = self.at.watch.stop(self.options.early_stopping);
+        let Some(reason) = reason.filter(|_| step < planned) else {
+            return false;
+        };
+        self.at.summary.stopped = Some(Stopped {
+            step,
+            planned,
+            reason,
+        });
+        true
+    }
+
+    /// What it came to; leaves the weights that are the result.
+    fn end(mut self, per_epoch: usize) -> Summary {
+        let mut summary = self.at.summary;
+        summary.epochs = self.at.step as f64 / per_epoch as f64;
+        summary.best = self.at.watch.best;
+        if let (Some(weights), Some(best)) = (self.best.take(), summary.best)
+            && best.step != self.at.step
+        {
+            *self.core.params() = weights;
+            summary.kept_step = Some(best.step);
+        }
+        summary
+    }
 }
 
-/// Where a run begins: at the start, or where its checkpoint is.
-fn begin(
-    core: &mut dyn Core,
-    optimizer: &mut Optimizer,
-    observer: &mut dyn Observer,
-    checkpoints: Option<&mut Checkpoints>,
-) -> Result<Position, TrainError> {
-    let found = checkpoints.and_then(|there| there.resume(core.params(), optimizer));
-    let Some(at) = found else {
-        return Ok(Position {
-            step: 0,
-            micro_batch: 0,
-            summary: Summary::empty(),
-            lines: Vec::new(),
-        });
-    };
-    for line in &at.lines {
-        observer.line(line)?;
+/// Where a run begins that goes on from nothing.
+fn start() -> Position {
+    Position {
+        step: 0,
+        micro_batch: 0,
+        summary: Summary::empty(),
+        lines: Vec::new(),
+        watch: Watch::default(),
+        results: Vec::new(),
     }
-    observer.resumed(at.step, at.summary.tokens);
-    Ok(at)
+}
+
+/// Takes over the intermediate results of an earlier attempt; without all of
+/// them the run begins anew.
+fn check_results(
+    keeping: &mut Keeping<'_, '_>,
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let Some(results) = keeping.results.as_deref_mut() else {
+        return Ok(());
+    };
+    let checkpoints = keeping.checkpoints.as_deref_mut();
+    let known = checkpoints.as_ref().and_then(|there| there.found());
+    let known = known.map_or(Vec::new(), |position| position.results.clone());
+    if !results.restore(&known)? {
+        observer.warning("starting anew: an intermediate result is not what it was");
+        results.restore(&[])?;
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.forget();
+        }
+    }
+    Ok(())
+}
+
+/// How often each sequence is read in the first `steps` steps of a run.
+pub fn times(data: &Sequences, options: &Options, steps: u64) -> Vec<u32> {
+    let mut times = vec![0; data.all.len()];
+    let (plan, _) = plan(data, options);
+    for number in plan.iter().take(steps as usize).flat_map(|s| &s.batches) {
+        number.iter().for_each(|n| times[*n] += 1);
+    }
+    times
+}
+
+impl Options {
+    /// Refuses to wait for validations that never come.
+    fn need(&self, validation: Option<&Sequences>) -> Result<(), TrainError> {
+        let field = match (self.early_stopping.patience, self.keep) {
+            (0, Keep::Last) => return Ok(()),
+            (0, Keep::Best) => "keep = \"best\"",
+            _ => "early_stopping_patience",
+        };
+        match validation {
+            Some(_) => Ok(()),
+            None => Err(TrainError::NoValidation { field }),
+        }
+    }
 }
 
 /// All steps of a run, and how many an epoch has (the first one's count:
@@ -439,15 +636,25 @@ fn plan(data: &Sequences, options: &Options) -> (Vec<StepPlan>, usize) {
     (plan, per_epoch.max(1))
 }
 
-/// The gradients' norm, or an error naming what is not finite.
-fn finite(loss: Loss, gradients: &Tensors, step: u64, isa: Isa) -> Result<f64, TrainError> {
-    let not_finite = |what: String| TrainError::NotFinite { what, step };
+/// The most tokens in a micro-batch of a run.
+pub fn largest_batch(data: &Sequences, options: &Options) -> usize {
+    let tokens = |batch: &Vec<usize>| batch.iter().map(|n| data.all[*n].tokens.len()).sum();
+    let (plan, _) = plan(data, options);
+    let batches = plan.iter().flat_map(|step| &step.batches);
+    batches.map(tokens).max().unwrap_or(0)
+}
+
+/// The gradients' norm, or what is not finite.
+fn finite(loss: Loss, gradients: &Tensors, isa: Isa) -> Result<f64, String> {
     if !loss.sum.is_finite() {
-        return Err(not_finite("loss".to_owned()));
+        return Err("loss".to_owned());
     }
     match gradient_norm(gradients, isa) {
         (norm, None) => Ok(norm),
-        (_, Some(name)) => Err(not_finite(format!("gradient of '{name}'"))),
+        (_, Some(name)) => {
+            let name = blame::first_gradient(gradients, isa).unwrap_or(name);
+            Err(format!("gradient of '{name}'"))
+        }
     }
 }
 
@@ -473,31 +680,6 @@ pub fn evaluate(
     Ok(loss)
 }
 
-impl Summary {
-    fn empty() -> Self {
-        Summary {
-            steps: 0,
-            epochs: 0.0,
-            tokens: 0,
-            loss_tokens: 0,
-            first_loss: f64::NAN,
-            last_loss: f64::NAN,
-            min_loss: f64::INFINITY,
-            validation: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, step: u64, loss: Loss) {
-        self.steps = step;
-        self.loss_tokens += loss.tokens as u64;
-        self.last_loss = loss.mean();
-        self.min_loss = self.min_loss.min(self.last_loss);
-        if step == 1 {
-            self.first_loss = self.last_loss;
-        }
-    }
-}
-
 /// Training and validation rows, ready for a model.
 pub struct Data {
     /// What is trained on.
@@ -510,14 +692,13 @@ impl Data {
     /// Reads and encodes rows (`.jsonl`) and plain texts (any other file),
     /// after checking that tokenizer, lengths and model fit each other.
     pub fn read(
-        decoder: &Decoder,
+        config: &ModelConfig,
         tokenizer: &Tokenizer,
         train: &[(&str, &Path)],
         validation: Option<&Path>,
         max_length: usize,
         loss_on: LossOn,
     ) -> Result<Self, TrainError> {
-        let config = &decoder.config;
         if tokenizer.id_bound() > config.vocab_size {
             return Err(TrainError::Vocabulary {
                 tokens: tokenizer.id_bound(),
@@ -530,16 +711,22 @@ impl Data {
                 context: config.max_positions,
             });
         }
+        let some = |rows: Vec<Row>, path: &Path| match rows.is_empty() {
+            true => Err(TrainError::NoRows {
+                path: path.to_owned(),
+            }),
+            false => Ok(rows),
+        };
         let mut rows = Vec::new();
         for (label, path) in train {
-            rows.extend(read_texts(label, path)?);
+            rows.extend(some(read_texts(label, path)?, path)?);
         }
         let encode = |rows: &[Row]| Sequences::encode(rows, tokenizer, max_length, loss_on);
         Ok(Data {
             train: encode(&rows)?,
             validation: match validation {
                 None => None,
-                Some(path) => Some(encode(&read_rows(path)?)?),
+                Some(path) => Some(encode(&some(read_rows(path)?, path)?)?),
             },
         })
     }
@@ -552,31 +739,4 @@ pub fn read_texts(label: &str, path: &Path) -> Result<Vec<Row>, TrainError> {
     }
     let content = Content::Text(files::read_text(path)?);
     Ok(vec![Row::new(content, Default::default(), label)])
-}
-
-/// `training.json`: what was asked for, what was done and what came of it.
-#[derive(Debug, Serialize)]
-pub struct Report<'a, C: Serialize> {
-    /// Version of this format: 1.
-    pub format: u32,
-    /// The parameters of the step as they took effect.
-    pub config: &'a C,
-    /// What the run came to.
-    #[serde(flatten)]
-    pub summary: Summary,
-    /// What became of the training rows.
-    pub rows: RowCounts,
-    /// Elements that were trained.
-    pub trainable_parameters: usize,
-    /// Elements of the model and, where there is one, its adapter.
-    pub total_parameters: usize,
-    /// Floating-point operations of all linear layers, forward and backward;
-    /// attention, norms and validation are not counted.
-    pub flops: u64,
-}
-
-/// [`Report::flops`]: a token costs 2 operations a weight forward, 2 for the
-/// gradient of its input and, where the weight is trained, 2 for its own.
-pub fn flops(tokens: u64, frozen: usize, trained: usize) -> u64 {
-    tokens * (4 * frozen as u64 + 6 * trained as u64)
 }

@@ -86,6 +86,66 @@ impl Source {
         Ok(bytes)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is a tensor of that name, which must have that shape.
+    pub fn has(&self, name: &str, wanted: &[usize]) -> Result<bool, TensorError> {
+        match self.tensors.get(name) {
+            None => Ok(false),
+            Some(info) if info.shape == wanted => Ok(true),
+            Some(info) => Err(TensorError::Shape {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                found: info.shape.clone(),
+                wanted: wanted.to_vec(),
+            }),
+        }
+    }
+
+    /// The byte of the file at which a tensor begins that is bf16.
+    pub fn place_of_bf16(&self, name: &str) -> Option<usize> {
+        let info = self.tensors.get(name)?;
+        let from = self.start as usize + info.data_offsets.0;
+        (info.dtype == Dtype::BF16).then_some(from)
+    }
+
+    /// A tensor of numbers into `out`, which has room for its elements.
+    pub fn fill(&mut self, name: &str, out: &mut [f32]) -> Result<(), TensorError> {
+        let mut at = 0;
+        self.each(name, |values| {
+            out[at..at + values.len()].copy_from_slice(values);
+            at += values.len();
+        })
+    }
+
+    /// A tensor of numbers as f32, some at a time.
+    pub fn each(&mut self, name: &str, mut take: impl FnMut(&[f32])) -> Result<(), TensorError> {
+        /// Bytes at a time, a multiple of every element's.
+        const PART: usize = 1 << 18;
+        let info = self.tensors.get(name).ok_or_else(|| TensorError::Missing {
+            path: self.path.clone(),
+            name: name.to_owned(),
+        })?;
+        let (dtype, (from, to)) = (info.dtype, info.data_offsets);
+        let at = SeekFrom::Start(self.start + from as u64);
+        self.file.seek(at).on("seek in", &self.path)?;
+        let mut bytes = vec![0; PART.min(to - from)];
+        for part in (from..to).step_by(PART) {
+            let bytes = &mut bytes[..PART.min(to - part)];
+            self.file.read_exact(bytes).on("read", &self.path)?;
+            let values = widen(dtype, bytes).ok_or_else(|| TensorError::Type {
+                path: self.path.clone(),
+                name: name.to_owned(),
+                dtype: format!("{dtype:?}"),
+            })?;
+            take(&values);
+        }
+        Ok(())
+    }
+
     /// A tensor of numbers as f32.
     pub fn values(&mut self, name: &str) -> Result<Vec<f32>, TensorError> {
         let bytes = self.read(name)?;

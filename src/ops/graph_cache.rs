@@ -1,11 +1,11 @@
 //! The expanded graph of a pipeline file, kept under `cache/graphs/` so that a build that changes nothing need not parse TOML.
 //!
-//! Format 3: the line `retune graph 3`, the digest of everything that the
+//! Format 4: the line `retune graph 4`, the digest of everything that the
 //! graph was made from, the graph ([`Graph::to_bytes`]), and the first eight
 //! bytes of the blake3 of all that. A file that does not match in every respect
 //! is not there: the pipeline is parsed again and the file replaced. (Format 1
 //! had no settings of steps and no pools; of format 2, which had no
-//! `hard_links`, no part could be read.)
+//! `hard_links`, no part could be read; 3 had checkpoints by time alone.)
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::hash::{Digest, Encoder};
 use crate::pipeline::{Overrides, StepName};
 use crate::step::Registry;
 
-const MAGIC: &[u8] = b"retune graph 3\n";
+const MAGIC: &[u8] = b"retune graph 4\n";
 
 /// The place of one pipeline's graph, and what the graph must have been made from.
 pub(super) struct GraphCache {

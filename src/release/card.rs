@@ -715,6 +715,24 @@ mod tests {
     }
 
     #[test]
+    fn losses_of_answers_stand_in_the_evaluation() {
+        let mut lineage = sample();
+        let digest = Digest::from_bytes([41; 32]).to_string();
+        let step = json!({"name": "retention", "kind": "eval.loss", "version": 1,
+            "params": {}, "inputs": [], "outputs": [{"port": "metrics", "type": "metrics",
+            "path": "loss.json", "digest": digest, "size": 9}]});
+        lineage.steps.push(serde_json::from_value(step).unwrap());
+        let data = json!({"format": 1, "models": {"stage2": {"loss": 1.375}}});
+        let mut all = all_metrics();
+        all.push(metrics("retention", 41, data));
+        let card = card(&statement(), &lineage, &all, &[], None).unwrap();
+        let (_, evaluation) = card.split_once("## Evaluation").unwrap();
+        for text in ["### retention\n\n", "| models.stage2.loss | 1.375 |"] {
+            assert!(evaluation.contains(text), "{text}\n----\n{card}");
+        }
+    }
+
+    #[test]
     fn a_removed_metrics_input_takes_its_numbers_along() {
         let all = all_metrics();
         let numbers = [

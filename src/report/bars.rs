@@ -109,7 +109,7 @@ impl Bars {
             if !running.measured {
                 running.measured = true;
                 let template =
-                    "{spinner} {prefix}  [{bar:14}] {percent:>3} %  {wide_msg} {eta:>6} left";
+                    "{spinner} {prefix}  [{bar:6}] {percent:>3} %  {wide_msg} {eta:>3} left";
                 running.bar.set_style(style(template));
             }
             running.bar.set_length(progress.total);

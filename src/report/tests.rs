@@ -380,7 +380,7 @@ fn bars_while_steps_run() {
     insta::assert_snapshot!(term.contents(), @"
     waiting for pid 7, building quickstart
     ✓ split       restored
-    ⠉ stage1      [===>          ]  25 %  loss 4.2                           0s left
+    ⠉ stage1      [=>    ]  25 %  loss 4.2                                   0s left
     ⠁ card        release.card: param learning_rate: 0.0001 → 0.000…, +1 more     0s
     quickstart [============>           ] 2/4 steps  0s
     ");
@@ -389,6 +389,23 @@ fn bars_while_steps_run() {
     waiting for pid 7, building quickstart
     ✓ split       restored
     ");
+}
+
+#[test]
+fn the_words_of_training_fit_beside_the_bar() {
+    let term = InMemoryTerm::new(24, 80);
+    let mut bars = bars(&term);
+    bars.event(&step_started("stage1", "lora.train"));
+    let message = "loss 2.310 lr 5.0e-5 grad 0.83 5.1k tok/s";
+    bars.event(&Event::StepProgress {
+        step: step("stage1"),
+        progress: Progress {
+            done: 1,
+            total: 4,
+            message: message.into(),
+        },
+    });
+    assert!(term.contents().contains(message), "{}", term.contents());
 }
 
 #[test]

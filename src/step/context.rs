@@ -33,7 +33,17 @@ pub struct Checkpoint {
     /// Stands for the key: what was written for another one is not to be used.
     pub binding: Digest,
     /// How often to write.
-    pub every: Duration,
+    pub every: Every,
+}
+
+/// How often a step writes a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Every {
+    /// At most so often.
+    Time(Duration),
+    /// After so many of the units in which it reports its progress.
+    Steps(u64),
 }
 
 /// How far a running step is.

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-pub use context::{Cancelled, Checkpoint, Context, Input, Progress, ProgressSink};
+pub use context::{Cancelled, Checkpoint, Context, Every, Input, Progress, ProgressSink};
 pub use port::{Arity, InPort, OutPort, PortType, Purity};
 pub use registry::{Kind, Registry, Shape, schema_of};
 pub use resources::{Cpus, Gpus, Grant, Resources, Resumes, processors};

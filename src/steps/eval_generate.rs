@@ -126,7 +126,7 @@ impl Step for EvalGenerate {
 
 /// The base model, if wanted, and then each adapter, on all rows.
 fn answer_all(params: &Params, context: &mut Context<'_>) -> Result<Vec<Generation>, StepError> {
-    let models = models(params, context)?;
+    let models = models(params.baseline, context)?;
     let rows = data::read_rows(context.input("rows")?)?;
     let mut generator =
         Generator::open(context.input("model")?, context.input("tokenizer")?, None)?;
@@ -154,12 +154,12 @@ fn answer_all(params: &Params, context: &mut Context<'_>) -> Result<Vec<Generati
 }
 
 /// The models' names with their adapters, the base model first.
-fn models(
-    params: &Params,
+pub(super) fn models(
+    base: bool,
     context: &Context<'_>,
 ) -> Result<Vec<(String, Option<PathBuf>)>, StepError> {
     let mut models = Vec::new();
-    if params.baseline {
+    if base {
         models.push((BASE.to_owned(), None));
     }
     for (label, path) in labelled(context, "adapters") {
@@ -170,7 +170,7 @@ fn models(
         models.push((label, Some(path)));
     }
     if models.is_empty() {
-        let message = "there is no model: no adapter is given and `baseline` is false";
+        let message = "there is no model: no adapter is given and the base model is left out";
         return Err(StepError::new(message));
     }
     Ok(models)
@@ -212,7 +212,8 @@ fn answer(
     Ok(generations)
 }
 
-fn at_row(row: &Row, error: ml::generate::GenerateError) -> StepError {
+/// The error with the row it is about.
+pub(super) fn at_row(row: &Row, error: ml::generate::GenerateError) -> StepError {
     let mut error = StepError::from(error);
     error.message = format!("row {} ({}): {}", row.id, row.origin, error.message);
     error

@@ -1,20 +1,26 @@
 //! `lora.train`: trains an adapter on the answers of conversations, from nothing or from another adapter.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training::{self, StepObserver, common};
+use super::training::{self, Sizes, training_params};
 use crate::ml;
 use crate::ml::adapter::{self, Base};
 use crate::ml::batch::LossOn;
 #[cfg(feature = "candle")]
 use crate::ml::candle::{CandleCore, Place};
+use crate::ml::config::ModelConfig;
+use crate::ml::dora;
 use crate::ml::kernels::Isa;
 use crate::ml::lora::{ALL_LINEAR, Lora, LoraConfig};
+use crate::ml::matrix::Dtype;
 use crate::ml::model::Decoder;
-use crate::ml::optim::Schedule;
+use crate::ml::summary::Summary;
+use crate::ml::tensors::Tensors;
 use crate::ml::tokenizer::Tokenizer;
-use crate::ml::train::{self, Core, Data, LoraCore, Options, Report, Summary, TrainError, flops};
+use crate::ml::train::{Data, LoraCore, TrainError};
 use crate::step::{
     Context, FieldError, Gpus, InPort, OutPort, PortType, Resources, Resumes, Step, StepError,
 };
@@ -22,81 +28,46 @@ use crate::step::{
 /// The kind.
 pub struct LoraTrain;
 
-/// Its parameters, named as in PEFT where it has them.
-#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Params {
-    /// Rank of the update.
-    #[serde(default = "default_rank")]
-    rank: usize,
-    /// Numerator of the scale alpha / rank.
-    #[serde(default = "default_alpha")]
-    alpha: f64,
-    /// Whether the scale is alpha / √rank instead (rsLoRA).
-    #[serde(default)]
-    rslora: bool,
-    /// Probability with which an input of the adapter is dropped.
-    #[serde(default)]
-    dropout: f64,
-    /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
-    /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
-    /// `all-linear`.
-    #[serde(default = "default_targets")]
-    target_modules: Vec<String>,
-    /// The blocks to adapt, from 0; all when not given.
-    #[serde(default)]
-    layers: Option<Vec<usize>>,
-    /// What computes: our own kernels or candle.
-    #[serde(default)]
-    backend: Backend,
-    /// Peak learning rate.
-    #[serde(default = "default_learning_rate")]
-    learning_rate: f64,
-    /// How the learning rate goes after the warm-up.
-    #[serde(default)]
-    schedule: Schedule,
-    /// Steps over which the learning rate rises to its peak.
-    #[serde(default = "default_warmup")]
-    warmup_steps: u64,
-    /// Times the data is gone through; 0 for as often as `max_steps` takes.
-    #[serde(default = "default_epochs")]
-    epochs: u64,
-    /// Optimizer steps after which to end; 0 for no such end.
-    #[serde(default)]
-    max_steps: u64,
-    /// Longest sequence in tokens; longer rows are cut off, longer texts split.
-    #[serde(default = "default_max_length")]
-    max_length: usize,
-    /// Most tokens in a micro-batch; rows are packed into it.
-    #[serde(default = "default_batch_tokens")]
-    batch_tokens: usize,
-    /// Micro-batches in an optimizer step.
-    #[serde(default = "one")]
-    accumulation: usize,
-    /// AdamW's decay of the first moment.
-    #[serde(default = "default_beta1")]
-    beta1: f64,
-    /// AdamW's decay of the second moment.
-    #[serde(default = "default_beta2")]
-    beta2: f64,
-    /// Added to the root of AdamW's second moment.
-    #[serde(default = "default_eps")]
-    eps: f64,
-    /// AdamW's decoupled weight decay, on matrices only.
-    #[serde(default = "default_weight_decay")]
-    weight_decay: f64,
-    /// Greatest norm of the gradient; greater ones are scaled down; 0 for any.
-    #[serde(default = "default_clip_norm")]
-    clip_norm: f64,
-    /// Steps between validations; 0 for one at the end alone.
-    #[serde(default)]
-    eval_every: u64,
-    /// Steps between lines of the log.
-    #[serde(default = "default_log_every")]
-    log_every: u64,
-    /// Seed of the adapter's first values, the order of the data, and dropout.
-    #[serde(default)]
-    seed: u64,
+training_params! {
+    /// Its parameters, named as in PEFT where it has them.
+    #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Params {
+        /// Rank of the update.
+        #[serde(default = "default_rank")]
+        rank: usize,
+        /// Numerator of the scale alpha / rank.
+        #[serde(default = "default_alpha")]
+        alpha: f64,
+        /// Whether the scale is alpha / √rank instead (rsLoRA).
+        #[serde(default)]
+        rslora: bool,
+        /// Probability with which an input of the adapter is dropped.
+        #[serde(default)]
+        dropout: f64,
+        /// Whether every adapted row has a magnitude of its own (DoRA).
+        #[serde(default)]
+        dora: bool,
+        /// The modules to adapt: names or ends of paths (`q_proj`, `self_attn.q_proj`),
+        /// globs that the whole path matches (`*.mlp.*`, `model.layers.{0,1}.*`), or
+        /// `all-linear`.
+        #[serde(default = "default_targets")]
+        target_modules: Vec<String>,
+        /// The blocks to adapt, from 0; all when not given.
+        #[serde(default)]
+        layers: Option<Vec<usize>>,
+        /// What computes: our own kernels or candle.
+        #[serde(default)]
+        backend: Backend,
+        /// What the frozen matrices are held and multiplied in: `f32`, or `bf16` in
+        /// half the memory and about twice as fast; all else is f32 either way.
+        #[serde(default, skip_serializing_if = "Dtype::is_f32")]
+        dtype: Dtype,
+    }
+    warmup_steps = 5,
+    epochs = 3,
+    beta2 = 0.999,
+    weight_decay = 0.0,
 }
 
 /// What computes losses and gradients.
@@ -157,54 +128,6 @@ fn default_targets() -> Vec<String> {
     vec![ALL_LINEAR.to_owned()]
 }
 
-fn default_learning_rate() -> f64 {
-    1e-3
-}
-
-fn default_warmup() -> u64 {
-    5
-}
-
-fn default_epochs() -> u64 {
-    3
-}
-
-fn default_max_length() -> usize {
-    512
-}
-
-fn default_batch_tokens() -> usize {
-    2048
-}
-
-fn one() -> usize {
-    1
-}
-
-fn default_beta1() -> f64 {
-    0.9
-}
-
-fn default_beta2() -> f64 {
-    0.999
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-fn default_weight_decay() -> f64 {
-    0.0
-}
-
-fn default_clip_norm() -> f64 {
-    1.0
-}
-
-fn default_log_every() -> u64 {
-    1
-}
-
 impl Params {
     fn lora(&self) -> LoraConfig {
         LoraConfig {
@@ -212,6 +135,7 @@ impl Params {
             alpha: self.alpha,
             rank_stabilized: self.rslora,
             dropout: self.dropout,
+            dora: self.dora,
             target_modules: self.target_modules.clone(),
             layers: self.layers.clone(),
         }
@@ -221,7 +145,7 @@ impl Params {
 impl Step for LoraTrain {
     type Params = Params;
     const KIND: &'static str = "lora.train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "Trains a LoRA adapter on the answers of conversations.";
 
     const RESUMES: Resumes = Resumes::Always;
@@ -240,12 +164,9 @@ impl Step for LoraTrain {
         ]
     }
 
-    fn outputs(_: &Params) -> Vec<OutPort> {
-        vec![
-            OutPort::new("adapter", PortType::Adapter, "adapter"),
-            OutPort::new("log", PortType::Log, "log.jsonl"),
-            OutPort::new("metrics", PortType::Metrics, "training.json"),
-        ]
+    fn outputs(params: &Params) -> Vec<OutPort> {
+        let adapter = OutPort::new("adapter", PortType::Adapter, "adapter");
+        training::outputs(adapter, &params.common())
     }
 
     fn check(params: &Params) -> Result<(), FieldError> {
@@ -261,6 +182,10 @@ impl Step for LoraTrain {
         if params.target_modules.is_empty() {
             return Err(FieldError::new("target_modules", "must name a module"));
         }
+        if params.backend != Backend::Cpu && params.dtype != Dtype::F32 {
+            let message = "must be \"f32\" unless backend is \"cpu\"";
+            return Err(FieldError::new("dtype", message));
+        }
         if !params.backend.is_built_in() {
             let name = params.backend.name();
             let message = format!(
@@ -268,7 +193,11 @@ impl Step for LoraTrain {
             );
             return Err(FieldError::new("backend", message));
         }
-        common!(params).check()
+        if params.backend != Backend::Cpu && params.gradient_checkpointing {
+            let message = "is for the backend \"cpu\"";
+            return Err(FieldError::new("gradient_checkpointing", message));
+        }
+        params.common().check()
     }
 
     fn resources(params: &Params) -> Resources {
@@ -287,54 +216,59 @@ impl Step for LoraTrain {
 }
 
 fn run(params: &Params, context: &mut Context<'_>) -> Result<(), StepError> {
-    let common = common!(params);
+    let common = params.common();
     let model = context.input("model")?.to_owned();
-    let decoder = Decoder::open(&model, Isa::detect()).map_err(TrainError::from)?;
+    let config = ModelConfig::read(&model)?;
+    let wanted = params.lora().resolve(&config)?;
     let tokenizer = Tokenizer::open(context.input("tokenizer")?)?;
-    let base = Base::of(&model)?;
-    let lora = begin(params, context, &decoder, &base)?;
     let data = Data::read(
-        &decoder,
+        &config,
         &tokenizer,
         &[("train", context.input("train")?)],
         context.optional("validation"),
         common.max_length,
         LossOn::Completion,
     )?;
-    let frozen = decoder.linear_weights();
+    let memory = match params.backend {
+        Backend::Cpu => {
+            Some(common.plan_memory(&config, Some(&wanted), params.dtype, &data, context)?)
+        }
+        // What candle holds is not known before.
+        _ => None,
+    };
+    let decoder = Decoder::open_as(&model, Isa::detect(), params.dtype);
+    let mut decoder = decoder.map_err(TrainError::from)?;
+    decoder.checkpointing = common.gradient_checkpointing;
+    let base = Base::of(&model)?;
+    let lora = begin(wanted, params.seed, context, &decoder, &base)?;
+    let linear = decoder.linear_weights();
     let total = decoder.weights.elements();
-    let (lora, summary) = train(
-        params.backend,
-        decoder,
-        lora,
-        &data,
-        &common.options,
-        context,
-    )?;
+    let (lora, summary) = train(params, decoder, lora, &data, &base, context)?;
     adapter::write(&context.output("adapter"), &lora, &base)?;
     let trained = lora.tensors.elements();
-    let report = Report {
-        format: 1,
-        config: params,
-        flops: flops(summary.tokens, frozen, trained),
-        summary,
-        rows: data.train.counts,
-        trainable_parameters: trained,
-        total_parameters: total + trained,
+    let sizes = Sizes {
+        config: &config,
+        linear,
+        adapter: Some(trained),
+        trainable: trained,
+        total: total + trained,
+        memory,
     };
-    training::write_report(&context.output("training.json"), &report)
+    training::write_report(params, &common, &data, summary, &sizes, context)
 }
 
 /// A new adapter, or the one to begin with, which must be what the parameters say.
 fn begin(
-    params: &Params,
+    wanted: LoraConfig,
+    seed: u64,
     context: &Context<'_>,
     decoder: &Decoder,
     base: &Base,
 ) -> Result<Lora, StepError> {
-    let wanted = params.lora().resolve(&decoder.config)?;
     let Some(folder) = context.optional("adapter") else {
-        return Ok(Lora::init(wanted, &decoder.config, params.seed));
+        let mut lora = Lora::init(wanted, &decoder.config, seed);
+        dora::begin(&mut lora, decoder);
+        return Ok(lora);
     };
     let mut lora = adapter::read(folder, &decoder.config, base)?;
     let found = &lora.config;
@@ -349,6 +283,7 @@ fn begin(
         ("rank", wanted.rank == found.rank),
         ("alpha", wanted.alpha == found.alpha),
         ("rslora", wanted.rank_stabilized == found.rank_stabilized),
+        ("dora", wanted.dora == found.dora),
         (
             "target_modules",
             wanted.target_modules == found.target_modules,
@@ -360,8 +295,13 @@ fn begin(
     if let Some((field, _)) = fault {
         let message = format!("{field} is not that of the adapter to begin with");
         return Err(StepError::new(message).hint(format!(
-            "the adapter has rank {}, alpha {}, rslora {}, target_modules {:?}, layers {:?}",
-            found.rank, found.alpha, found.rank_stabilized, found.target_modules, found.layers
+            "the adapter has rank {}, alpha {}, rslora {}, dora {}, target_modules {:?}, layers {:?}",
+            found.rank,
+            found.alpha,
+            found.rank_stabilized,
+            found.dora,
+            found.target_modules,
+            found.layers
         )));
     }
     lora.config.dropout = wanted.dropout;
@@ -369,49 +309,38 @@ fn begin(
 }
 
 fn train(
-    backend: Backend,
+    params: &Params,
     decoder: Decoder,
     lora: Lora,
     data: &Data,
-    options: &Options,
+    base: &Base,
     context: &mut Context<'_>,
 ) -> Result<(Lora, Summary), StepError> {
-    let isa = decoder.isa();
-    let validation = data.validation.as_ref();
-    let mut checkpoints = training::checkpoints(context);
-    #[cfg(feature = "candle")]
-    if backend != Backend::Cpu {
-        context.fact("device", backend.place().describe());
-    }
-    let mut observer = StepObserver::new(context)?;
-    let mut run = |core: &mut dyn Core| {
-        let (data, checkpoints) = (&data.train, checkpoints.as_mut());
-        train::train(
-            core,
-            data,
-            validation,
-            options,
-            isa,
-            &mut observer,
-            checkpoints,
-        )
+    let (common, isa) = (params.common(), decoder.isa());
+    let mut shape = lora.clone();
+    shape.tensors = Tensors::default();
+    let write = |folder: &Path, tensors: &Tensors| {
+        let mut lora = shape.clone();
+        lora.tensors = tensors.clone();
+        Ok(adapter::write(folder, &lora, base)?)
     };
-    let trained = match backend {
+    match params.backend {
         Backend::Cpu => {
             let mut core = LoraCore { decoder, lora };
-            let summary = run(&mut core)?;
-            (core.lora, summary)
+            let summary = training::run(&mut core, data, &common, isa, &write, context)?;
+            core.decoder.unchanged().map_err(TrainError::from)?;
+            Ok((core.lora, summary))
         }
         #[cfg(feature = "candle")]
         Backend::Candle | Backend::Cuda | Backend::Metal => {
-            let mut core = CandleCore::new(decoder, Some(lora), backend.place())?;
-            let summary = run(&mut core)?;
+            let place = params.backend.place();
+            context.fact("device", place.describe());
+            let mut core = CandleCore::new(decoder, Some(lora), place)?;
+            let summary = training::run(&mut core, data, &common, isa, &write, context)?;
             let lora = core.into_lora().expect("it was made with an adapter");
-            (lora, summary)
+            Ok((lora, summary))
         }
         #[cfg(not(feature = "candle"))]
-        _ => return Err(StepError::new("this build was made without candle")),
-    };
-    observer.finish()?;
-    Ok(trained)
+        _ => Err(StepError::new("this build was made without candle")),
+    }
 }

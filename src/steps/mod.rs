@@ -10,6 +10,7 @@ mod data_select;
 mod data_split;
 mod data_stats;
 mod eval_generate;
+mod eval_loss;
 mod eval_score;
 mod findings_import;
 mod lora_train;
@@ -52,6 +53,7 @@ pub fn register(registry: &mut Registry) {
         .add::<adapter_convert::AdapterConvert>()
         .add::<adapter_merge::AdapterMerge>()
         .add::<eval_generate::EvalGenerate>()
+        .add::<eval_loss::EvalLoss>()
         .add::<eval_score::EvalScore>()
         .add::<chart_loss::ChartLoss>()
         .add::<release_recipe::ReleaseRecipe>()

@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::{Value, json};
 
+use super::eval_loss::EvalLoss;
 use super::lora_train::LoraTrain;
 use super::model_init::ModelInit;
 use super::model_train::ModelTrain;
 use super::tokenizer_train::TokenizerTrain;
 use crate::data::{Content, Message, Role, Row, write_rows};
 use crate::ml::generate::{Generator, Options, Sampling};
+use crate::ml::merge::merge;
 use crate::step::{Context, Input, Registry, Step, StepError};
 
 /// Runs a step and returns the folder with its outputs.
@@ -32,10 +34,14 @@ fn run<S: Step>(
     let params: S::Params = serde_json::from_value(Value::Object(resolved)).unwrap();
     let inputs: Vec<Input> = inputs
         .iter()
-        .map(|(port, path)| Input {
-            port: (*port).to_owned(),
-            label: (*port).to_owned(),
-            path: path.clone(),
+        .map(|(port, path)| {
+            // `port` or `port/label`.
+            let (port, label) = port.split_once('/').unwrap_or((port, port));
+            Input {
+                port: port.to_owned(),
+                label: label.to_owned(),
+                path: path.clone(),
+            }
         })
         .collect();
     let cancel = AtomicBool::new(false);
@@ -175,6 +181,13 @@ fn two_stages_learn_their_answers() {
     assert!(loss("last_loss") < 0.2 * loss("first_loss"), "{report}");
     assert_eq!(report["validation"].as_array().unwrap().len(), 2);
     assert_eq!(report["rows"]["rows"], 4);
+    assert_eq!(report["origins"]["test"]["rows"], 4);
+    assert_eq!(report["origins"]["test"]["tokens"], report["tokens"]);
+    assert_eq!(
+        report["origins"]["test"]["loss_tokens"],
+        report["loss_tokens"]
+    );
+    assert_eq!(report["config"]["optimizer"], "adamw");
     let log = std::fs::read_to_string(first.join("log.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 122);
 
@@ -200,6 +213,7 @@ fn two_stages_learn_their_answers() {
         assert_eq!(Some(answer.text.as_str()), row.answer());
         assert_eq!(&generator.generate(row.prompt(), &GREEDY).unwrap(), answer);
     }
+    retention(&f, &adapter, &second.join("adapter"));
     let sampling = Sampling::Seeded {
         seed: 3,
         temperature: 1.5,
@@ -208,6 +222,45 @@ fn two_stages_learn_their_answers() {
     let warm = Options { sampling, ..GREEDY };
     let once = generator.generate_batch(&prompts, &warm).unwrap();
     assert_eq!(once, generator.generate_batch(&prompts, &warm).unwrap());
+}
+
+/// What the second stage leaves of the first one, measured on the first one's rows.
+fn retention(f: &Fixture, first: &Path, second: &Path) {
+    let inputs = [
+        ("model", f.base.clone()),
+        ("tokenizer", f.tokenizer.clone()),
+        ("adapters/stage1", first.to_owned()),
+        ("adapters/stage2", second.to_owned()),
+        ("rows", f.first.0.clone()),
+    ];
+    let params = json!({"baseline": "stage1", "samples": 200});
+    let run = |name, threads| {
+        run::<EvalLoss>(f.folder.path(), name, params.clone(), &inputs, threads).unwrap()
+    };
+    let out = run("retention", 2);
+    let found = read_json(out.join("loss.json"));
+    let loss = |model: &str| found["models"][model]["loss"].as_f64().unwrap();
+    assert!(loss("stage1") < 0.5 * loss("base"), "{found}");
+    assert!(loss("stage1") < loss("stage2"), "{found}");
+    assert!(found["models"]["stage1"]["change"].is_null());
+    let change = &found["models"]["stage2"]["change"];
+    assert_eq!(change["loss"], loss("stage2") - loss("stage1"));
+    assert!(change["worse_rows"].as_u64().unwrap() > 0, "{found}");
+    let generator = Generator::open(&f.base, &f.tokenizer, Some(first)).unwrap();
+    let row = generator.answer_loss(&f.first.1[2]).unwrap();
+    let lines = std::fs::read_to_string(out.join("losses.jsonl")).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 12, "three models, four rows");
+    assert_eq!(lines[6]["model"], "stage1");
+    assert_eq!(lines[6]["loss"], row.nats_per_token);
+    let again = run("again", 1);
+    for name in ["loss.json", "losses.jsonl"] {
+        let read = |out: &Path| std::fs::read(out.join(name)).unwrap();
+        assert!(read(&out) == read(&again), "{name}");
+    }
 }
 
 #[test]
@@ -219,6 +272,82 @@ fn an_adapter_has_the_same_bytes_for_any_number_of_threads() {
         let other = adapter_bytes(&lora(&f, name, &f.first.0, extra(), threads));
         assert!(other == bytes, "{name}, {threads} threads");
     }
+}
+
+#[test]
+fn blocks_that_are_run_again_give_the_same_adapter_and_the_plan_is_recorded() {
+    let f = fixture();
+    let made = |name, checkpointing: bool| {
+        let extra = json!({
+            "max_steps": 12, "dropout": 0.1, "neftune_alpha": 5.0,
+            "gradient_checkpointing": checkpointing
+        });
+        let out = lora(&f, name, &f.first.0, extra, 2);
+        let memory = read_json(out.join("training.json"))["memory"].clone();
+        (adapter_bytes(&out), memory)
+    };
+    let (kept, again) = (made("kept", false), made("again", true));
+    assert!(kept.0 == again.0);
+    let activations = |memory: &Value| memory["activations"].as_u64().unwrap();
+    assert!(activations(&again.1) < activations(&kept.1));
+    let parts = kept.1.as_object().unwrap();
+    let sum: u64 = parts.values().map(|bytes| bytes.as_u64().unwrap()).sum();
+    assert_eq!(Some(sum), kept.1["total"].as_u64().map(|total| 2 * total));
+}
+
+#[test]
+fn an_adapter_with_magnitudes_learns_and_is_merged() {
+    let f = fixture();
+    let extra = json!({"dora": true});
+    let out = lora(&f, "dora", &f.first.0, extra, 2);
+    let adapter = out.join("adapter");
+    let config = read_json(adapter.join("adapter_config.json"));
+    assert_eq!(config["use_dora"], true);
+    let merged = f.folder.path().join("merged");
+    merge(&f.base, &adapter, &merged, None).unwrap();
+    let mut with = Generator::open(&f.base, &f.tokenizer, Some(&adapter)).unwrap();
+    let inside = Generator::open(&merged, &f.tokenizer, None).unwrap();
+    for row in &f.first.1 {
+        let answer = with.generate(row.prompt(), &GREEDY).unwrap();
+        assert_eq!(Some(answer.text.as_str()), row.answer());
+        assert_eq!(inside.generate(row.prompt(), &GREEDY).unwrap(), answer);
+        let losses = [&with, &inside].map(|g| g.answer_loss(row).unwrap().nats_per_token);
+        assert!((losses[0] - losses[1]).abs() < 1e-4, "{losses:?}");
+    }
+    // Another stage begins with it, and only as what it is.
+    let more = |dora: bool| {
+        let extra = json!({"adapter": adapter.to_str().unwrap(), "dora": dora, "max_steps": 10});
+        try_lora(&f, "more", &f.second.0, extra, 2)
+    };
+    let refused = more(false).unwrap_err().to_string();
+    assert!(
+        refused.contains("dora is not that of the adapter"),
+        "{refused}"
+    );
+    let second = more(true).unwrap().join("adapter");
+    with.set_adapter(Some(&second)).unwrap();
+}
+
+/// Refused by what `config.json` says, before any weight is read.
+#[test]
+fn training_that_does_not_fit_is_refused_with_what_would_help() {
+    let f = fixture();
+    let config = f.base.join("config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let huge = text.replace(
+        "\"intermediate_size\": 48",
+        "\"intermediate_size\": 10000000000",
+    );
+    assert_ne!(huge, text);
+    std::fs::write(&config, huge).unwrap();
+    let error = try_lora(&f, "huge", &f.first.0, json!({}), 1).unwrap_err();
+    assert!(error.message.starts_with("training would hold"), "{error}");
+    assert!(error.message.contains("weights "), "{error}");
+    let hint = error.hint.unwrap();
+    assert!(
+        hint.starts_with("gradient_checkpointing = true would hold"),
+        "{hint}"
+    );
 }
 
 #[cfg(feature = "candle")]
@@ -257,11 +386,25 @@ fn wrong_inputs_are_refused_with_the_reason() {
     let refused = error(json!({"max_length": 3}));
     assert!(refused.contains("cut off before their answer"), "{refused}");
     let refused = error(json!({"learning_rate": 1e30, "clip_norm": 0.0}));
-    assert!(refused.contains("not finite"), "{refused}");
+    assert!(refused.contains("not finite, on its own for"), "{refused}");
+    assert!(
+        refused.contains("from test:"),
+        "the row is named: {refused}"
+    );
     for (field, value) in [("rank", 0), ("batch_tokens", 3), ("max_length", 1)] {
         let refused = error(json!({field: value}));
         assert!(refused.contains(field), "{refused}");
     }
+
+    let empty = f.folder.path().join("empty.jsonl");
+    std::fs::write(&empty, "").unwrap();
+    let refused = try_lora(&f, "bad", &empty, json!({}), 1).unwrap_err();
+    assert!(
+        refused
+            .message
+            .contains("empty.jsonl: there is no row in it"),
+        "{refused}"
+    );
 
     let made = lora(
         &f,
@@ -281,4 +424,50 @@ fn wrong_inputs_are_refused_with_the_reason() {
     std::fs::write(&config, text.replace("10000.0", "20000.0")).unwrap();
     let refused = error(json!({"adapter": adapter.to_str().unwrap()}));
     assert!(refused.contains("trained on another base"), "{refused}");
+}
+
+/// The model's files and its configuration contradict each other.
+#[test]
+fn a_model_that_is_not_whole_is_refused_with_the_file_and_the_tensor() {
+    let f = fixture();
+    let (config, weights) = (f.base.join("config.json"), f.base.join("model.safetensors"));
+    let (text, bytes) = (
+        std::fs::read_to_string(&config).unwrap(),
+        std::fs::read(&weights).unwrap(),
+    );
+    let with = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+        let error = try_lora(&f, "bad", &f.first.0, json!({}), 1).unwrap_err();
+        std::fs::write(&config, &text).unwrap();
+        error.message
+    };
+    let refused = with("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+    assert!(
+        refused.contains("model.safetensors: the tensor 'model.layers.2."),
+        "{refused}"
+    );
+    assert!(refused.contains("is missing;"), "{refused}");
+    let refused = with("\"intermediate_size\": 48", "\"intermediate_size\": 40");
+    assert!(
+        refused.contains("has shape [48, 32], not [40, 32]"),
+        "{refused}"
+    );
+    let vocabulary = text.split("\"vocab_size\": ").nth(1).unwrap();
+    let vocabulary = vocabulary
+        .split(|c: char| !c.is_ascii_digit())
+        .next()
+        .unwrap();
+    let refused = with(
+        &format!("\"vocab_size\": {vocabulary}"),
+        "\"vocab_size\": 270",
+    );
+    assert!(
+        refused.contains("the model has only 270 tokens; use the tokenizer"),
+        "{refused}"
+    );
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let error = try_lora(&f, "bad", &f.first.0, json!({}), 1).unwrap_err();
+    assert!(error.message.contains("model.safetensors"), "{error}");
+    assert!(error.message.contains("may be cut off"), "{error}");
 }

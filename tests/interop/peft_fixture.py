@@ -1,4 +1,5 @@
-"""Makes tests/fixtures/peft: small bases, adapters that PEFT wrote for them, and PEFT's logits.
+"""Makes tests/fixtures/peft: small bases, adapters that PEFT wrote for them, PEFT's logits, and
+of those in GRADIENTS its loss and gradients.
 
     python peft_fixture.py tests/fixtures/peft
 """
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -31,10 +33,27 @@ ADAPTERS = {
         r=2, lora_alpha=4, target_modules=["k_proj", "mlp.up_proj"], layers_to_transform=[1],
         layers_pattern="layers",
     ),
+    "dora": dict(
+        r=2, lora_alpha=3, target_modules="all-linear", use_dora=True, use_rslora=True,
+    ),
 }
 
 # Stored as bf16.
 ROUNDED = {"layers"}
+GRADIENTS = {"dora"}
+
+
+def gradients(model):
+    """The loss of the tokens as labels, and the gradient of every tensor of the adapter."""
+    tokens = torch.tensor([TOKENS])
+    loss = model(tokens, labels=tokens).loss
+    loss.backward()
+    tensors = {"loss": loss.detach().reshape(1)}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            name = name.replace(".default", "").replace("magnitude_vector.weight", "magnitude_vector")
+            tensors[name] = parameter.grad.clone()
+    return tensors
 
 
 def main(out):
@@ -59,6 +78,8 @@ def main(out):
         with torch.no_grad():
             found = model(torch.tensor([TOKENS])).logits[0, -1]
         logits[name] = [float(x) for x in found]
+        if name in GRADIENTS:
+            save_file(gradients(model), out / f"{name}.safetensors")
         if name in ROUNDED:
             for parameter in lora:
                 parameter.data = parameter.data.bfloat16()

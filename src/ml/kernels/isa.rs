@@ -15,6 +15,9 @@ pub(super) enum Level {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// [`Level::Avx512`] with dot products of bf16; to f32 the same.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Isa {
@@ -36,6 +39,9 @@ impl Isa {
             all.push(Isa(Level::Avx2));
             if std::is_x86_feature_detected!("avx512f") {
                 all.push(Isa(Level::Avx512));
+                if std::is_x86_feature_detected!("avx512bf16") {
+                    all.push(Isa(Level::Avx512Bf16));
+                }
             }
         }
         all
@@ -50,6 +56,8 @@ impl fmt::Display for Isa {
             Level::Avx2 => "AVX2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => "AVX-512 BF16",
         })
     }
 }
@@ -89,7 +97,7 @@ macro_rules! dispatched {
                 Level::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "an Isa exists only where the processor has it")]
-                Level::Avx512 => unsafe { avx512($($arg),*) },
+                Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512($($arg),*) },
             }
         }
     };

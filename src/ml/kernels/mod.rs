@@ -7,14 +7,17 @@
 //! bits: the functions are written once and compiled for each of them.
 
 pub mod attention;
+pub mod bf16;
 pub mod elementwise;
 mod gemm;
 mod isa;
 mod lanes;
 pub mod loss;
 pub mod norm;
+mod pack;
+mod tile;
 
-pub use gemm::{Packed, View, gemm, gemm_packed};
+pub use gemm::{Operand, Packed, Term, View, gemm, gemm_packed, sum_of_products};
 pub use isa::Isa;
 
 /// Rows a parallel task takes at once.

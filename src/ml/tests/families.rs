@@ -37,7 +37,12 @@ pub struct Reference(BTreeMap<String, Vec<u8>>);
 impl Reference {
     /// Reads it from a model's folder.
     pub fn read(folder: &Path) -> Self {
-        let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+        Self::open(&folder.join("reference.safetensors"))
+    }
+
+    /// Reads a file of torch's.
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter();
         Reference(
@@ -47,13 +52,19 @@ impl Reference {
         )
     }
 
-    fn words(&self, name: &str) -> impl Iterator<Item = [u8; 4]> {
+    /// A tensor as it lies in the file.
+    pub fn bytes(&self, name: &str) -> &[u8] {
         let bytes = self.0.get(name);
-        let bytes = bytes.unwrap_or_else(|| panic!("torch has no {name}"));
-        bytes.chunks_exact(4).map(|b| b.try_into().unwrap())
+        bytes.unwrap_or_else(|| panic!("torch has no {name}"))
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    fn words(&self, name: &str) -> impl Iterator<Item = [u8; 4]> {
+        let words = self.bytes(name).chunks_exact(4);
+        words.map(|b| b.try_into().unwrap())
+    }
+
+    /// Values of a tensor of floats.
+    pub fn floats(&self, name: &str) -> Vec<f32> {
         self.words(name).map(f32::from_le_bytes).collect()
     }
 
@@ -78,6 +89,7 @@ impl Reference {
             alpha: 3.0,
             rank_stabilized: false,
             dropout: 0.0,
+            dora: false,
             target_modules: vec![ALL_LINEAR.to_owned()],
             layers: None,
         };
