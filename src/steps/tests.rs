@@ -162,7 +162,16 @@ fn adapter_bytes(out: &Path) -> Vec<Vec<u8>> {
 
 const GREEDY: Options = Options {
     max_new_tokens: 12,
-    sampling: Sampling::Greedy,
+    sampling: Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+    },
+    stop: Vec::new(),
+    stop_ids: Vec::new(),
 };
 
 #[test]
@@ -200,10 +209,11 @@ fn two_stages_learn_their_answers() {
         assert_eq!(Some(answer.text.as_str()), row.answer());
         assert_eq!(&generator.generate(row.prompt(), &GREEDY).unwrap(), answer);
     }
-    let sampling = Sampling::Seeded {
+    let sampling = Sampling {
         seed: 3,
         temperature: 1.5,
         top_p: 0.95,
+        ..Sampling::default()
     };
     let warm = Options { sampling, ..GREEDY };
     let once = generator.generate_batch(&prompts, &warm).unwrap();

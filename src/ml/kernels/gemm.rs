@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::isa::{Isa, Level};
 
 /// Length of one chain of multiply-adds. Part of what the numbers are: never change it.
-const KC: usize = 256;
+pub(super) const KC: usize = 256;
 /// Rows of a tile.
 const MR: usize = 12;
 /// Columns of a tile.

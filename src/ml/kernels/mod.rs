@@ -13,9 +13,11 @@ mod isa;
 mod lanes;
 pub mod loss;
 pub mod norm;
+mod rows;
 
 pub use gemm::{Packed, View, gemm, gemm_packed};
 pub use isa::Isa;
+pub use rows::{FEW, Part, gemm_few};
 
 /// Rows a parallel task takes at once.
 const ROWS: usize = 32;
