@@ -54,8 +54,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "ops",
         &[
-            "hash", "files", "compare", "hub", "pipeline", "step", "graph", "store", "plan",
-            "event", "exec", "record", "diagram", "steps", "watch",
+            "hash", "files", "compare", "data", "ml", "hub", "pipeline", "step", "graph", "store",
+            "plan", "event", "exec", "record", "diagram", "steps", "watch",
         ],
     ),
     (

@@ -123,6 +123,10 @@ pub enum Verb {
     Cache(Cache),
     /// Check the lock file, or make it anew after a merge.
     Lock(Lock),
+    /// Let a model answer prompts.
+    Generate(Generate),
+    /// Talk to a model, turn by turn.
+    Chat(Chat),
     /// Print the JSON Schema of pipeline files, for completion in editors.
     Schema,
     /// List the kinds of steps.
@@ -504,6 +508,114 @@ pub struct Record {
     pub json: bool,
 }
 
+/// Options of verbs that let a model answer.
+#[derive(Debug, Args)]
+pub struct Talk {
+    /// The model: a folder, @STEP, @STEP.OUTPUT, or hf://OWNER/NAME@REVISION.
+    #[arg(
+        short,
+        long,
+        value_name = "MODEL",
+        long_help = "The model: a folder, @STEP or @STEP.OUTPUT for what a step made, or \
+            hf://OWNER/NAME@REVISION. A step that makes an adapter stands for the adapter on the \
+            base it was trained on; with --adapter @STEP the model may be left out."
+    )]
+    pub model: Option<String>,
+    /// An adapter on the model, given in the same ways.
+    #[arg(short, long, value_name = "ADAPTER")]
+    pub adapter: Vec<String>,
+    /// The tokenizer [default: the step's, or the one in the model's folder].
+    #[arg(long, value_name = "TOKENIZER")]
+    pub tokenizer: Option<String>,
+    /// A system message that the conversation begins with.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// The most tokens of an answer [default: the model's advice, or 512].
+    #[arg(short = 'n', long, value_name = "N", value_parser = jobs)]
+    pub max_new_tokens: Option<usize>,
+    /// A text that ends an answer; may be repeated.
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
+    /// A token, or its id, that ends an answer; may be repeated.
+    #[arg(long, value_name = "TOKEN")]
+    pub stop_token: Vec<String>,
+    /// How many threads compute [default: all cores].
+    #[arg(long, value_name = "N", value_parser = jobs)]
+    pub threads: Option<usize>,
+    /// The date that chat templates are told [default: 2024-07-26].
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+    pub date: Option<jiff::civil::Date>,
+    /// How the next token is chosen.
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+/// How the next token is chosen; what is not given is as the model's
+/// `generation_config.json` advises, and else greedy.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "How the next token is chosen")]
+pub struct Sampling {
+    /// 0 for the likeliest token; else logits are divided by it.
+    #[arg(short, long, value_name = "T")]
+    pub temperature: Option<f64>,
+    /// Draw from the K likeliest tokens; 0 for all.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Draw from the likeliest tokens that reach this probability.
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Draw no token less likely than this share of the likeliest.
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Above 1, tokens that were there before become less likely.
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f64>,
+    /// Seed of the draws [default: 0].
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub seed: u64,
+}
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// What to answer [default: standard input].
+    #[arg(value_name = "PROMPT", conflicts_with = "file")]
+    pub prompt: Option<String>,
+    /// Answer every line of this JSONL file (- for standard input).
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        long_help = "Answer every line of this JSONL file (- for standard input): `messages` \
+            (an answer at the end is left out), `prompt`, `instruction` and `input`, or `text`, \
+            which is gone on from."
+    )]
+    pub file: Option<PathBuf>,
+    /// Whom to ask and how.
+    #[command(flatten)]
+    pub talk: Talk,
+    /// Go on from the prompt as it is, without the chat template.
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// How many answers to each prompt.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Print a line of JSON for each answer.
+    #[arg(long)]
+    pub json: bool,
+    /// Tell nothing beside the answers.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// `chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// Whom to ask and how.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
 /// `kinds`.
 #[derive(Debug, Args)]
 pub struct Kinds {
@@ -537,6 +649,11 @@ fn jobs(text: &str) -> Result<usize, String> {
         Ok(n) if n > 0 => Ok(n),
         _ => Err("expected a whole number of at least 1".to_owned()),
     }
+}
+
+fn day(text: &str) -> Result<jiff::civil::Date, String> {
+    let day = text.parse();
+    day.map_err(|_| "expected a date such as 2024-07-26".to_owned())
 }
 
 fn cpus(text: &str) -> Result<u32, String> {
@@ -674,6 +791,11 @@ mod tests {
             "schema",
             "record stage1 --json",
             "diff last~1 last --json",
+            "generate -m @stage1 why",
+            "generate --model there --adapter a --tokenizer t --file f.jsonl --json --samples 4",
+            "generate -m there -t 0.7 --top-k 20 --top-p 0.9 --min-p 0.1 --seed 3 -n 9 --raw x",
+            "generate -m there --stop a --stop b --stop-token <|end|> --threads 2 --system s x",
+            "chat -m there -a one -a two --repetition-penalty 1.1 --date 2026-01-02",
             "kinds --json",
             "init",
             "init there",
@@ -691,6 +813,8 @@ mod tests {
         insta::assert_snapshot!(refusal("build --set =1"), @"error: invalid value '=1' for '--set <PATH=VALUE>': expected PATH=VALUE, such as steps.stage1.learning_rate=5e-5");
         insta::assert_snapshot!(refusal("graph --format png"), @"error: invalid value 'png' for '--format <FORMAT>'");
         insta::assert_snapshot!(refusal("gc --max-size much"), @"error: invalid value 'much' for '--max-size <SIZE>': expected an amount such as 8GiB, 512MiB or 1.5GB");
+        insta::assert_snapshot!(refusal("chat --date soon"), @"error: invalid value 'soon' for '--date <YYYY-MM-DD>': expected a date such as 2024-07-26");
+        insta::assert_snapshot!(refusal("generate --raw --system s x"), @"error: the argument '--raw' cannot be used with '--system <TEXT>'");
         insta::assert_snapshot!(refusal("lock"), @"error: the following required arguments were not provided:");
         insta::assert_snapshot!(refusal("biuld"), @"error: unrecognized subcommand 'biuld'");
         insta::assert_snapshot!(refusal("build -q -v"), @"error: the argument '--quiet' cannot be used with '--verbose'");

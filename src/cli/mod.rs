@@ -4,9 +4,11 @@ mod args;
 mod audit;
 mod build;
 mod cache;
+mod chat;
 mod diff;
 mod exit;
 mod gc;
+mod generate;
 mod graph;
 mod init;
 mod kinds;
@@ -21,6 +23,7 @@ mod schema;
 mod signals;
 mod status;
 mod table;
+mod talk;
 mod verify;
 mod watch;
 mod why;
@@ -95,6 +98,8 @@ fn run_verb(cli: Cli, registry: Registry) -> Exit {
         Verb::Gc(args) => gc::run(&session, &args),
         Verb::Cache(args) => cache::run(&session, &args),
         Verb::Lock(args) => lock::run(&session, &args),
+        Verb::Generate(args) => generate::run(&session, &args),
+        Verb::Chat(args) => chat::run(&session, &args),
         Verb::Schema => schema::run(&session),
         Verb::Kinds(args) => kinds::run(&session, &args),
         Verb::Init(args) => init::run(&session, &args),

@@ -4,7 +4,7 @@ use std::io;
 
 use super::exit::Exit;
 use super::output::EventsError;
-use crate::ops::{InitError, OpsError, RunError, WatchError};
+use crate::ops::{InitError, OpsError, RunError, TalkError, WatchError};
 use crate::report::{Palette, Problem};
 
 /// Why a command could not do its work.
@@ -16,6 +16,8 @@ pub enum Failure {
     Watch(WatchError),
     /// The quick start could not be written.
     Init(InitError),
+    /// There is nobody to talk to, or nothing to say.
+    Talk(TalkError),
     /// The events could not be written.
     Events(EventsError),
     /// Results could not be written.
@@ -30,8 +32,11 @@ impl Failure {
         match self {
             Failure::Ops(error) => ops_exit(error),
             Failure::Init(InitError::Exists { .. }) => Exit::Usage,
+            Failure::Talk(TalkError::Ops(error)) => ops_exit(error),
+            Failure::Talk(error) if error.is_usage() => Exit::Usage,
             Failure::Watch(_)
             | Failure::Init(_)
+            | Failure::Talk(_)
             | Failure::Events(_)
             | Failure::Output(_)
             | Failure::Signals(_) => Exit::System,
@@ -44,6 +49,8 @@ impl Failure {
             Failure::Ops(error) => return render_ops(error, palette),
             Failure::Watch(error) => with_hint(Problem::of(error), error.hint()),
             Failure::Init(error) => with_hint(Problem::of(error), error.hint()),
+            Failure::Talk(TalkError::Ops(error)) => return render_ops(error, palette),
+            Failure::Talk(error) => with_hint(Problem::of(error), error.hint().as_deref()),
             Failure::Events(error) => Problem::of(error),
             Failure::Output(error) => Problem {
                 causes: vec![error.to_string()],
@@ -114,6 +121,7 @@ macro_rules! from {
 from!(OpsError, Ops);
 from!(WatchError, Watch);
 from!(InitError, Init);
+from!(TalkError, Talk);
 from!(EventsError, Events);
 from!(io::Error, Output);
 

@@ -20,3 +20,10 @@ pub fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
     }
     Ok(stop)
 }
+
+/// A flag that every Ctrl-C sets: it stops an answer, never the program.
+pub fn ask_on_interrupts() -> io::Result<Arc<AtomicBool>> {
+    let asked = Arc::new(AtomicBool::new(false));
+    flag::register(SIGINT, asked.clone())?;
+    Ok(asked)
+}

@@ -69,9 +69,9 @@ impl Magnitudes {
         self.0[layer][slot as usize].as_ref()
     }
 
-    /// What a module's outputs are multiplied with, which is gone afterwards.
-    pub(super) fn take_factors(&mut self, layer: usize, slot: Slot) -> Option<Vec<f32>> {
-        Some(self.0[layer][slot as usize].take()?.factors)
+    /// What a module's outputs are multiplied with.
+    pub(super) fn factors(&self, layer: usize, slot: Slot) -> Option<&[f32]> {
+        Some(&self.get(layer, slot)?.factors)
     }
 }
 

@@ -1,74 +1,74 @@
-//! Text from a model: greedy and seeded sampling with a key/value cache, an adapter switched at run time.
+//! Text from a model: answers to prompts, alone, many at once or turn by turn, with an adapter switched at run time.
 //!
-//! The bits of an answer do not depend on what else is in its batch, because
-//! every row of a matrix product is computed in the same order whatever the
-//! other rows are.
+//! The bits of an answer do not depend on what else is in its batch, on how
+//! many threads there are, nor on whether its prompt was read anew or goes on
+//! from a [`Session`].
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::adapter::{self, AdapterError, Base};
 use super::batch::{Batch, BatchError, encode_chat};
-use super::dora::{Magnitudes, scale_columns};
-use super::kernels::attention::attend_cached;
-use super::kernels::{Isa, Packed, View, elementwise, gemm_packed};
-use super::layout::Slot;
-use super::lora::Lora;
+use super::decode::{CHUNK, Cache, Input, Runner};
+use super::kernels::Isa;
 use super::model::{Decoder, ModelError};
 use super::rng::Stream;
-use super::tokenizer::{Tokenizer, TokenizerError};
+use super::tokenizer::{TextStream, Tokenizer, TokenizerError};
 use crate::data::{Message, Row};
 use crate::hash::Digest;
 
-/// Prompts that are answered at once.
+pub use super::sampling::{BadSampling, Sampling};
+
+/// Answers that are written at once.
 const BATCH: usize = 16;
+/// Tokens of an answer for which there is room from the beginning.
+const ROOM: usize = 1024;
 
 /// How an answer is generated.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// The most tokens an answer may have, the end token not counted.
     pub max_new_tokens: usize,
     /// How the next token is chosen.
     pub sampling: Sampling,
-}
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Sampling {
-    /// The most likely token; the lowest id among equals.
-    Greedy,
-    /// Drawn from the nucleus of the tempered distribution.
-    Seeded {
-        /// Seed of the draws; the same seed and prompt give the same text.
-        seed: u64,
-        /// Logits are divided by it; above 0.
-        temperature: f64,
-        /// The smallest set of tokens whose probability reaches this is kept; 1 keeps all.
-        top_p: f64,
-    },
+    /// Texts that end an answer; they are no part of it.
+    pub stop: Vec<String>,
+    /// Tokens that end an answer, beside those that the tokenizer and the model name.
+    pub stop_ids: Vec<u32>,
 }
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// A stop token came.
+    /// A stop token or a stop text came.
     Stop,
     /// `max_new_tokens` or the model's context was reached.
     Length,
+    /// Whoever was given the text wanted no more.
+    Interrupted,
 }
 
 /// One generated answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
-    /// The answer, special tokens left out.
+    /// The answer, special tokens and the stop text left out.
     pub text: String,
-    /// Its tokens, without the stop token.
+    /// Its tokens, without the stop token but with those of a stop text.
     pub token_ids: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
+}
+
+/// A text to go on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// As the model sees it.
+    pub text: String,
+    /// Its tokens, at least one.
+    pub tokens: Vec<u32>,
 }
 
 /// The loss of a row's answer.
@@ -95,6 +95,9 @@ pub enum GenerateError {
     /// A row cannot be encoded.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// What the model's folder says about generation cannot be used.
+    #[error(transparent)]
+    Defaults(#[from] super::generation_config::DefaultsError),
     /// The tokenizer has more tokens than the model.
     #[error(
         "the tokenizer {} has ids up to {}, but the model has only {vocabulary} tokens; use the tokenizer it was made for",
@@ -128,55 +131,28 @@ pub struct Generator {
     runner: Runner,
     base: Base,
     tokenizer: Tokenizer,
+    /// Tokens that end every answer.
+    stops: Vec<u32>,
 }
 
-/// A decoder that goes on from the tokens it has already read.
-struct Runner {
-    decoder: Decoder,
-    packed: PackedModel,
-    adapter: Option<PackedAdapter>,
-}
-
-/// Weights in the order in which products read them.
-struct PackedModel {
-    layers: Vec<[Packed; 7]>,
-    head: Packed,
-}
-
-/// An adapter, also packed.
-struct PackedAdapter {
-    lora: Lora,
-    layers: Vec<[Option<PackedPair>; 7]>,
-}
-
-struct PackedPair {
-    a: Packed,
-    b: Packed,
-    scale: f32,
-    /// What DoRA multiplies the outputs with, bias aside.
-    factors: Option<Vec<f32>>,
-}
-
-/// Keys and values of one sequence, by block: [positions, kv heads · width].
-struct Cache {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
-}
-
-/// A token to run through the model.
-#[derive(Clone, Copy)]
-struct Input {
-    sequence: usize,
-    token: u32,
-    position: usize,
+/// What was read in a conversation, so that its next turn only reads what is new.
+pub struct Session {
+    caches: [Cache; 1],
+    /// The tokens in the cache.
+    tokens: Vec<u32>,
 }
 
 /// A prompt on its way to an answer.
-struct Answer {
-    prompt: Vec<u32>,
+struct Answer<'a> {
+    prompt: &'a [u32],
+    /// Prompt and answer, for the repetition penalty.
     tokens: Vec<u32>,
     finish: Option<Finish>,
     draws: Stream,
+    /// Its text as it grows, where anybody looks at it.
+    stream: Option<TextStream<'a>>,
+    /// Where a stop text begins.
+    cut: Option<usize>,
 }
 
 impl Generator {
@@ -196,25 +172,25 @@ impl Generator {
                 vocabulary: decoder.config.vocab_size,
             });
         }
+        let mut stops = super::generation_config::stop_ids(model)?;
+        stops.extend(tokenizer.turn_end());
         let mut generator = Generator {
             base: Base::of(model)?,
             runner: Runner::new(decoder, None),
             tokenizer,
+            stops,
         };
         generator.set_adapter(adapter)?;
         Ok(generator)
     }
 
-    /// Puts another adapter (or none) on the same base, without reading the base again.
+    /// Puts another adapter (or none) on the same base, without reading the
+    /// base again. Sessions that began before must not go on.
     pub fn set_adapter(&mut self, adapter: Option<&Path>) -> Result<(), GenerateError> {
-        self.runner.adapter = match adapter {
-            None => None,
-            Some(folder) => {
-                let decoder = &self.runner.decoder;
-                let lora = adapter::read(folder, &decoder.config, &self.base)?;
-                Some(PackedAdapter::new(lora, decoder))
-            }
-        };
+        let config = &self.runner.decoder.config;
+        let read = |folder| adapter::read(folder, config, &self.base);
+        let lora = adapter.map(read).transpose()?;
+        self.runner.set_lora(lora);
         Ok(())
     }
 
@@ -223,9 +199,41 @@ impl Generator {
         &self.tokenizer
     }
 
+    /// The tokenizer, to be told another date.
+    pub fn tokenizer_mut(&mut self) -> &mut Tokenizer {
+        &mut self.tokenizer
+    }
+
+    /// The most tokens that prompt and answer have together.
+    pub fn context(&self) -> usize {
+        self.runner.decoder.config.max_positions
+    }
+
     /// The prompt as the model sees it, with the words that open an answer.
     pub fn render(&self, messages: &[Message]) -> Result<String, GenerateError> {
         Ok(self.tokenizer.render(messages, true)?)
+    }
+
+    /// Messages by the chat template, as a prompt.
+    pub fn chat(&self, messages: &[Message]) -> Result<Prompt, GenerateError> {
+        let text = self.render(messages)?;
+        let tokens = self.tokenizer.encode(&text)?;
+        self.checked(Prompt { text, tokens })
+    }
+
+    /// A plain text, begun as the tokenizer begins every text, as a prompt.
+    pub fn raw(&self, text: &str) -> Result<Prompt, GenerateError> {
+        let tokens = self.tokenizer.encode_prompt(text)?;
+        let text = text.to_owned();
+        self.checked(Prompt { text, tokens })
+    }
+
+    fn checked(&self, prompt: Prompt) -> Result<Prompt, GenerateError> {
+        if prompt.tokens.is_empty() {
+            return Err(GenerateError::EmptyPrompt);
+        }
+        self.check_length(prompt.tokens.len())?;
+        Ok(prompt)
     }
 
     /// One answer.
@@ -244,20 +252,242 @@ impl Generator {
         prompts: &[&[Message]],
         options: &Options,
     ) -> Result<Vec<Generation>, GenerateError> {
-        let mut generations = Vec::with_capacity(prompts.len());
-        for prompts in prompts.chunks(BATCH) {
-            let answers = prompts.iter().map(|prompt| self.begin(prompt, options));
-            let mut answers: Vec<Answer> = answers.collect::<Result<_, _>>()?;
-            self.answer(&mut answers, options);
+        let prompts = prompts.iter().map(|messages| self.chat(messages));
+        self.answers(&prompts.collect::<Result<Vec<_>, _>>()?, 1, options)
+    }
+
+    /// So many answers to each prompt, all those of the first prompt first.
+    /// The first answer is what it is without others.
+    pub fn answers(
+        &self,
+        prompts: &[Prompt],
+        samples: u64,
+        options: &Options,
+    ) -> Result<Vec<Generation>, GenerateError> {
+        let wanted = prompts
+            .iter()
+            .flat_map(|prompt| (0..samples).map(move |i| (prompt, i)));
+        let wanted: Vec<(&Prompt, u64)> = wanted.collect();
+        let mut generations = Vec::with_capacity(wanted.len());
+        for some in wanted.chunks(BATCH) {
+            let begun = some.iter().map(|(prompt, sample)| {
+                Answer::new(prompt, *sample, options, self.streaming(options))
+            });
+            let mut answers: Vec<Answer<'_>> = begun.collect();
+            self.write_all(&mut answers, options)?;
             for answer in answers {
-                generations.push(Generation {
-                    text: self.tokenizer.decode(&answer.tokens)?,
-                    token_ids: answer.tokens,
-                    finish: answer.finish.unwrap_or(Finish::Length),
-                });
+                generations.push(self.finished(answer)?);
             }
         }
         Ok(generations)
+    }
+
+    /// The tokenizer where texts have to be looked at while they grow.
+    fn streaming(&self, options: &Options) -> Option<&Tokenizer> {
+        (!options.stop.is_empty()).then_some(&self.tokenizer)
+    }
+
+    /// A conversation that has not begun.
+    pub fn session(&self) -> Session {
+        Session {
+            caches: [Cache::new(&self.runner.decoder, 0)],
+            tokens: Vec::new(),
+        }
+    }
+
+    /// One answer, whose text is handed out as it comes. What the session has
+    /// read of the prompt already is not read again.
+    pub fn answer(
+        &self,
+        session: &mut Session,
+        prompt: &Prompt,
+        sample: u64,
+        options: &Options,
+        mut give: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Generation, GenerateError> {
+        let mut answer = Answer::new(prompt, sample, options, Some(&self.tokenizer));
+        let mut hidden = self.go_on(session, prompt, options);
+        let mut given = 0;
+        loop {
+            let mut logits = self.runner.logits(&hidden);
+            self.extend(&mut answer, &mut logits, options)?;
+            let safe = answer.safe(&options.stop);
+            if safe > given {
+                let text = answer.stream.as_ref().map_or("", |stream| stream.text());
+                let flow = give(&text[given..safe]);
+                given = safe;
+                if flow.is_break() {
+                    answer.finish = answer.finish.or(Some(Finish::Interrupted));
+                }
+            } else if give("").is_break() {
+                answer.finish = answer.finish.or(Some(Finish::Interrupted));
+            }
+            if answer.finish.is_some() {
+                break;
+            }
+            let position = answer.tokens.len() - 1;
+            let token = answer.tokens[position];
+            let input = Input {
+                sequence: 0,
+                token,
+                position,
+            };
+            hidden = self.runner.run(&[input], &mut session.caches);
+            session.tokens.push(token);
+        }
+        let generation = self.finished(answer)?;
+        if let Some(rest) = generation.text.get(given..).filter(|rest| !rest.is_empty()) {
+            // The answer is over anyway.
+            let _ = give(rest);
+        }
+        Ok(generation)
+    }
+
+    /// Reads what the session has not read of a prompt; returns the head's
+    /// input of the last token.
+    fn go_on(&self, session: &mut Session, prompt: &Prompt, options: &Options) -> Vec<f32> {
+        let same = session.tokens.iter().zip(&prompt.tokens);
+        let same = same.take_while(|(a, b)| a == b).count();
+        // The last token is read in any case: its logits are wanted.
+        let mut kept = same.min(prompt.tokens.len() - 1);
+        if !session.caches[0].truncate(kept) {
+            kept = 0;
+        }
+        session.tokens.clone_from(&prompt.tokens);
+        session.caches[0].reserve(self.room(prompt, options));
+        let jobs = [(0, kept, &prompt.tokens[kept..])];
+        self.read(&jobs, &mut session.caches)
+    }
+
+    fn room(&self, prompt: &Prompt, options: &Options) -> usize {
+        let wanted = prompt.tokens.len() + options.max_new_tokens.min(ROOM);
+        wanted.min(self.context())
+    }
+
+    /// Reads tokens, given with their sequence and first position, in chunks;
+    /// returns the head's input of the last token of each.
+    fn read(&self, jobs: &[(usize, usize, &[u32])], caches: &mut [Cache]) -> Vec<f32> {
+        let width = self.runner.decoder.config.hidden_size;
+        let mut inputs = Vec::new();
+        let mut lasts = Vec::new();
+        for (sequence, from, tokens) in jobs {
+            let tokens = tokens.iter().enumerate();
+            inputs.extend(tokens.map(|(i, token)| Input {
+                sequence: *sequence,
+                token: *token,
+                position: from + i,
+            }));
+            lasts.push(inputs.len() - 1);
+        }
+        let mut found = Vec::with_capacity(jobs.len() * width);
+        for (chunk, inputs) in inputs.chunks(CHUNK).enumerate() {
+            let hidden = self.runner.run(inputs, caches);
+            let range = chunk * CHUNK..chunk * CHUNK + inputs.len();
+            for last in lasts.iter().filter(|last| range.contains(last)) {
+                found.extend_from_slice(&hidden[(last - range.start) * width..][..width]);
+            }
+        }
+        found
+    }
+
+    /// Reads all prompts, then adds a token to every unfinished answer until none is left.
+    fn write_all(
+        &self,
+        answers: &mut [Answer<'_>],
+        options: &Options,
+    ) -> Result<(), GenerateError> {
+        let (mut caches, hidden) = self.read_prompts(answers, options);
+        let vocabulary = self.runner.decoder.config.vocab_size;
+        let mut logits = self.runner.logits(&hidden);
+        let mut active: Vec<usize> = (0..answers.len()).collect();
+        loop {
+            for (i, row) in active.iter().zip(logits.chunks_exact_mut(vocabulary)) {
+                self.extend(&mut answers[*i], row, options)?;
+            }
+            active.retain(|i| answers[*i].finish.is_none());
+            if active.is_empty() {
+                return Ok(());
+            }
+            let next = |i: &usize| Input {
+                sequence: *i,
+                token: answers[*i].tokens[answers[*i].tokens.len() - 1],
+                position: answers[*i].tokens.len() - 1,
+            };
+            let inputs: Vec<Input> = active.iter().map(next).collect();
+            logits = self.runner.logits(&self.runner.run(&inputs, &mut caches));
+        }
+    }
+
+    /// The caches of all prompts and the head's inputs behind them; a prompt
+    /// that stands several times in a row is read once.
+    fn read_prompts(&self, answers: &[Answer<'_>], options: &Options) -> (Vec<Cache>, Vec<f32>) {
+        let decoder = &self.runner.decoder;
+        let room = |answer: &Answer<'_>| {
+            let wanted = answer.prompt.len() + options.max_new_tokens.min(ROOM);
+            wanted.min(self.context())
+        };
+        let again = |i: usize| i > 0 && answers[i].prompt == answers[i - 1].prompt;
+        let mut caches: Vec<Cache> = answers
+            .iter()
+            .enumerate()
+            .map(|(i, answer)| Cache::new(decoder, if again(i) { 0 } else { room(answer) }))
+            .collect();
+        let fresh: Vec<usize> = (0..answers.len()).filter(|i| !again(*i)).collect();
+        let jobs: Vec<(usize, usize, &[u32])> =
+            fresh.iter().map(|i| (*i, 0, answers[*i].prompt)).collect();
+        let read = self.read(&jobs, &mut caches);
+        let mut hidden: Vec<f32> = Vec::new();
+        let mut rows = read.chunks_exact(decoder.config.hidden_size);
+        for i in 0..answers.len() {
+            if again(i) {
+                caches[i] = caches[i - 1].clone();
+                hidden.extend_from_within(hidden.len() - decoder.config.hidden_size..);
+            } else {
+                hidden.extend_from_slice(rows.next().unwrap_or_default());
+            }
+        }
+        (caches, hidden)
+    }
+
+    /// Adds the next token to an answer, or finishes it.
+    fn extend(
+        &self,
+        answer: &mut Answer<'_>,
+        logits: &mut [f32],
+        options: &Options,
+    ) -> Result<(), GenerateError> {
+        let length = answer.tokens.len() - answer.prompt.len();
+        let full = answer.tokens.len() >= self.context();
+        let draw = match options.sampling.is_greedy() {
+            true => 0.0,
+            false => answer.draws.uniform64(length as u64),
+        };
+        let token = options.sampling.pick(logits, &answer.tokens, draw);
+        if self.is_stop(token) || options.stop_ids.contains(&token) {
+            answer.finish = Some(Finish::Stop);
+        } else if full || length >= options.max_new_tokens {
+            answer.finish = Some(Finish::Length);
+        } else {
+            answer.push(token, &options.stop)?;
+        }
+        Ok(())
+    }
+
+    fn is_stop(&self, token: u32) -> bool {
+        self.tokenizer.is_stop(token) || self.stops.contains(&token)
+    }
+
+    fn finished(&self, answer: Answer<'_>) -> Result<Generation, GenerateError> {
+        let token_ids = answer.tokens[answer.prompt.len()..].to_vec();
+        let text = match (answer.cut, &answer.stream) {
+            (Some(cut), Some(stream)) => stream.text()[..cut].to_owned(),
+            _ => self.tokenizer.decode(&token_ids)?,
+        };
+        Ok(Generation {
+            text,
+            token_ids,
+            finish: answer.finish.unwrap_or(Finish::Length),
+        })
     }
 
     /// Mean loss of the row's answer given its prompt.
@@ -271,7 +501,7 @@ impl Generator {
             }));
         }
         let batch = Batch::new([&encoded.sequence()]);
-        let lora = self.runner.adapter.as_ref().map(|adapter| &adapter.lora);
+        let lora = self.runner.lora.as_ref();
         let loss = self.runner.decoder.loss(lora, &batch);
         Ok(AnswerLoss {
             nats_per_token: loss.mean(),
@@ -280,430 +510,301 @@ impl Generator {
     }
 
     fn check_length(&self, tokens: usize) -> Result<(), GenerateError> {
-        let context = self.runner.decoder.config.max_positions;
+        let context = self.context();
         match tokens > context {
             true => Err(GenerateError::TooLong { tokens, context }),
             false => Ok(()),
         }
     }
+}
 
-    fn begin(&self, messages: &[Message], options: &Options) -> Result<Answer, GenerateError> {
-        let text = self.render(messages)?;
-        let prompt = self.tokenizer.encode(&text)?;
-        if prompt.is_empty() {
-            return Err(GenerateError::EmptyPrompt);
-        }
-        self.check_length(prompt.len())?;
-        let seed = match options.sampling {
-            Sampling::Greedy => 0,
-            Sampling::Seeded { seed, .. } => seed,
-        };
-        let digest = Digest::of(text.as_bytes()).to_string();
-        Ok(Answer {
-            prompt,
-            tokens: Vec::new(),
+impl<'a> Answer<'a> {
+    fn new(
+        prompt: &'a Prompt,
+        sample: u64,
+        options: &Options,
+        streaming: Option<&'a Tokenizer>,
+    ) -> Self {
+        let digest = Digest::of(prompt.text.as_bytes()).to_string();
+        Answer {
+            prompt: &prompt.tokens,
+            tokens: prompt.tokens.clone(),
             finish: None,
-            draws: Stream::new(seed, "sample", 0, &digest),
-        })
-    }
-
-    /// Reads each prompt, then adds a token to every unfinished answer until none is left.
-    fn answer(&self, answers: &mut [Answer], options: &Options) {
-        let layers = self.runner.decoder.config.layers;
-        let mut caches: Vec<Cache> = answers.iter().map(|_| Cache::new(layers)).collect();
-        for (sequence, answer) in answers.iter_mut().enumerate() {
-            let tokens = answer.prompt.iter().enumerate();
-            let inputs: Vec<Input> = tokens
-                .map(|(position, token)| Input {
-                    sequence,
-                    token: *token,
-                    position,
-                })
-                .collect();
-            let hidden = self.runner.run(&inputs, &mut caches);
-            let last = hidden.len() - self.runner.decoder.config.hidden_size;
-            let logits = self.runner.logits(&hidden[last..]);
-            self.extend(answer, &logits, options);
-        }
-        loop {
-            let active: Vec<usize> = (0..answers.len())
-                .filter(|i| answers[*i].finish.is_none())
-                .collect();
-            if active.is_empty() {
-                return;
-            }
-            let inputs: Vec<Input> = active
-                .iter()
-                .filter_map(|i| {
-                    Some(Input {
-                        sequence: *i,
-                        token: *answers[*i].tokens.last()?,
-                        position: answers[*i].prompt.len() + answers[*i].tokens.len() - 1,
-                    })
-                })
-                .collect();
-            let logits = self.runner.logits(&self.runner.run(&inputs, &mut caches));
-            let rows = logits.chunks_exact(self.runner.decoder.config.vocab_size);
-            for (i, row) in active.into_iter().zip(rows) {
-                self.extend(&mut answers[i], row, options);
-            }
+            draws: Stream::new(options.sampling.seed, "sample", sample, &digest),
+            stream: streaming.map(TextStream::new),
+            cut: None,
         }
     }
 
-    /// Adds the next token to an answer, or finishes it.
-    fn extend(&self, answer: &mut Answer, logits: &[f32], options: &Options) {
-        let length = answer.tokens.len();
-        let full = answer.prompt.len() + length >= self.runner.decoder.config.max_positions;
-        let token = match options.sampling {
-            Sampling::Greedy => greedy(logits),
-            Sampling::Seeded {
-                temperature, top_p, ..
-            } => {
-                let draw = answer.draws.uniform64(length as u64);
-                sample(logits, temperature, top_p, draw)
-            }
+    fn push(&mut self, token: u32, stops: &[String]) -> Result<(), GenerateError> {
+        self.tokens.push(token);
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
         };
-        if self.tokenizer.is_stop(token) {
-            answer.finish = Some(Finish::Stop);
-        } else if full || length >= options.max_new_tokens {
-            answer.finish = Some(Finish::Length);
-        } else {
-            answer.tokens.push(token);
+        let longest = stops.iter().map(String::len).max().unwrap_or(0);
+        let mut from = stream.text().len().saturating_sub(longest);
+        if !stream.push(token)? {
+            return Ok(());
         }
-    }
-}
-
-impl Runner {
-    fn new(decoder: Decoder, lora: Option<Lora>) -> Self {
-        Runner {
-            packed: PackedModel::new(&decoder),
-            adapter: lora.map(|lora| PackedAdapter::new(lora, &decoder)),
-            decoder,
+        while !stream.text().is_char_boundary(from) {
+            from -= 1;
         }
+        let new = &stream.text()[from..];
+        let found = stops.iter().filter_map(|stop| new.find(stop.as_str()));
+        if let Some(at) = found.min() {
+            self.cut = Some(from + at);
+            self.finish = Some(Finish::Stop);
+        }
+        Ok(())
     }
 
-    fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let (width, vocabulary) = (
-            self.decoder.config.hidden_size,
-            self.decoder.config.vocab_size,
-        );
-        let rows = hidden.len() / width;
-        let mut logits = vec![0.0; rows * vocabulary];
-        let view = View::new(hidden, rows, width);
-        gemm_packed(
-            self.decoder.isa(),
-            view,
-            &self.packed.head,
-            &mut logits,
-            vocabulary,
-            false,
-        );
-        self.decoder.cap_logits(&mut logits);
-        logits
-    }
-
-    /// Runs tokens through all blocks, adding to the caches; returns the head's input.
-    fn run(&self, inputs: &[Input], caches: &mut [Cache]) -> Vec<f32> {
-        let decoder = &self.decoder;
-        let mut x = decoder.embed(inputs.iter().map(|input| input.token));
-        for layer in 0..decoder.config.layers {
-            self.block(layer, inputs, caches, &mut x);
+    /// How many bytes of the text are sure to stay: no stop text begins in them.
+    fn safe(&self, stops: &[String]) -> usize {
+        let text = self.stream.as_ref().map_or("", |stream| stream.text());
+        if let Some(cut) = self.cut {
+            return cut;
         }
-        decoder.norm(decoder.layout.norm, &x)
-    }
-
-    fn block(&self, layer: usize, inputs: &[Input], caches: &mut [Cache], x: &mut [f32]) {
-        let decoder = &self.decoder;
-        let ids = &decoder.layout.layers[layer];
-        let linear = |slot, x: &[f32]| self.linear(layer, slot, x);
-
-        let norms = ids.attention_norms;
-        let normed = norms.before.map(|id| decoder.norm(id, x));
-        let attended = self.attend(layer, inputs, caches, normed.as_deref().unwrap_or(x));
-        let mut branch = linear(Slot::O, &attended);
-        if let Some(id) = norms.after {
-            branch = decoder.norm(id, &branch);
+        if self.finish.is_some() {
+            return text.len();
         }
-        elementwise::add(x, &branch);
-
-        let norms = ids.mlp_norms;
-        let normed = norms.before.map(|id| decoder.norm(id, x));
-        let input = normed.as_deref().unwrap_or(x);
-        let (gate, up) = (linear(Slot::Gate, input), linear(Slot::Up, input));
-        let mut product = vec![0.0; gate.len()];
-        let activation = decoder.config.activation;
-        elementwise::gated(decoder.isa(), activation, &gate, &up, &mut product);
-        let mut branch = linear(Slot::Down, &product);
-        if let Some(id) = norms.after {
-            branch = decoder.norm(id, &branch);
-        }
-        elementwise::add(x, &branch);
-    }
-
-    /// Adds keys and values to the caches and lets every query attend to its own sequence.
-    fn attend(&self, layer: usize, inputs: &[Input], caches: &mut [Cache], x: &[f32]) -> Vec<f32> {
-        let (decoder, config) = (&self.decoder, &self.decoder.config);
-        let mut q = self.linear(layer, Slot::Q, x);
-        let mut k = self.linear(layer, Slot::K, x);
-        let v = self.linear(layer, Slot::V, x);
-        if let Some([q_norm, k_norm]) = decoder.layout.layers[layer].qk_norms {
-            q = decoder.norm(q_norm, &q);
-            k = decoder.norm(k_norm, &k);
-        }
-        let (width, kv_width) = (config.head_dim, config.kv_heads * config.head_dim);
-        let q_width = config.heads * width;
-        for (row, input) in inputs.iter().enumerate() {
-            let q = q[row * q_width..][..q_width].chunks_exact_mut(width);
-            let k = &mut k[row * kv_width..][..kv_width];
-            if let Some(rotary) = decoder.rotary(layer) {
-                for head in q.chain(k.chunks_exact_mut(width)) {
-                    rotary.rotate(head, input.position as u32, false);
-                }
-            }
-            let cache = &mut caches[input.sequence];
-            cache.keys[layer].extend_from_slice(k);
-            cache.values[layer].extend_from_slice(&v[row * kv_width..][..kv_width]);
-        }
-        let mut out = vec![0.0; q.len()];
-        let group = config.heads / config.kv_heads;
-        let scoring = config.scoring(layer);
-        out.par_chunks_mut(q_width)
-            .zip(q.par_chunks(q_width))
-            .zip(inputs)
-            .for_each(|((out, q), input)| {
-                let cache = &caches[input.sequence];
-                let heads = out.chunks_exact_mut(width).zip(q.chunks_exact(width));
-                let mut scores = Vec::new();
-                for (head, (out, q)) in heads.enumerate() {
-                    let start = head / group * width;
-                    let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
-                    attend_cached(
-                        decoder.isa(),
-                        q,
-                        &keys[start..],
-                        &values[start..],
-                        input.position + 1,
-                        kv_width,
-                        scoring,
-                        &mut scores,
-                        out,
-                    );
-                }
-            });
-        out
-    }
-
-    fn linear(&self, layer: usize, slot: Slot, x: &[f32]) -> Vec<f32> {
-        let decoder = &self.decoder;
-        let isa = decoder.isa();
-        let (outputs, inputs) = slot.size(&decoder.config);
-        let rows = x.len() / inputs;
-        let mut y = vec![0.0; rows * outputs];
-        let packed = &self.packed.layers[layer][slot as usize];
-        gemm_packed(
-            isa,
-            View::new(x, rows, inputs),
-            packed,
-            &mut y,
-            outputs,
-            false,
-        );
-        let adapter = self.adapter.as_ref();
-        let pair = adapter.and_then(|adapter| adapter.layers[layer][slot as usize].as_ref());
-        let factors = pair.and_then(|pair| pair.factors.as_ref());
-        let bias = decoder.layout.layers[layer].linear[slot as usize].bias;
-        let bias = bias.map(|bias| decoder.weights.get(bias));
-        if let (None, Some(bias)) = (factors, bias) {
-            elementwise::add_bias(&mut y, bias);
-        }
-        if let Some(pair) = pair {
-            let rank = pair.a.cols();
-            let mut low = vec![0.0; rows * rank];
-            gemm_packed(
-                isa,
-                View::new(x, rows, inputs),
-                &pair.a,
-                &mut low,
-                rank,
-                false,
-            );
-            elementwise::scale(&mut low, pair.scale);
-            gemm_packed(
-                isa,
-                View::new(&low, rows, rank),
-                &pair.b,
-                &mut y,
-                outputs,
-                true,
-            );
-        }
-        if let Some(factors) = factors {
-            scale_columns(&mut y, factors);
-            bias.into_iter()
-                .for_each(|bias| elementwise::add_bias(&mut y, bias));
-        }
-        y
-    }
-}
-
-impl PackedModel {
-    fn new(decoder: &Decoder) -> Self {
-        let pack = |id, (outputs, inputs)| {
-            Packed::new(View::new(decoder.weights.get(id), outputs, inputs).t())
+        let begun = |stop: &String| {
+            let sizes = stop.char_indices().map(|(at, _)| at).skip(1);
+            sizes.filter(|size| text.ends_with(&stop[..*size])).max()
         };
-        let config = &decoder.config;
-        let layers = decoder.layout.layers.iter().map(|ids| {
-            Slot::ALL.map(|slot| pack(ids.linear[slot as usize].weight, slot.size(config)))
-        });
-        PackedModel {
-            layers: layers.collect(),
-            head: pack(decoder.layout.head, (config.vocab_size, config.hidden_size)),
-        }
+        text.len() - stops.iter().filter_map(begun).max().unwrap_or(0)
     }
-}
-
-impl PackedAdapter {
-    fn new(lora: Lora, decoder: &Decoder) -> Self {
-        let mut magnitudes = Magnitudes::of(decoder, &lora);
-        let mut pack = |layer, slot: Slot| {
-            let pair = lora.pair(layer, slot)?;
-            let rank = pair.rank;
-            let (outputs, inputs) = slot.size(&decoder.config);
-            let a = View::new(lora.tensors.get(pair.a), rank, inputs);
-            let b = View::new(lora.tensors.get(pair.b), outputs, rank);
-            Some(PackedPair {
-                a: Packed::new(a.t()),
-                b: Packed::new(b.t()),
-                scale: pair.scale,
-                factors: magnitudes
-                    .as_mut()
-                    .and_then(|all| all.take_factors(layer, slot)),
-            })
-        };
-        let layers = (0..decoder.config.layers)
-            .map(|layer| Slot::ALL.map(|slot| pack(layer, slot)))
-            .collect();
-        PackedAdapter { lora, layers }
-    }
-}
-
-impl Cache {
-    fn new(layers: usize) -> Self {
-        Cache {
-            keys: vec![Vec::new(); layers],
-            values: vec![Vec::new(); layers],
-        }
-    }
-}
-
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = i;
-        }
-    }
-    best as u32
-}
-
-/// The token at `draw` ∈ [0, 1) of the nucleus.
-fn sample(logits: &[f32], temperature: f64, top_p: f64, draw: f64) -> u32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weigh = |logit: &f32| libm::exp(f64::from(logit - max) / temperature);
-    let mut weights: Vec<(f64, u32)> = logits.iter().map(weigh).zip(0..).collect();
-    weights.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let total: f64 = weights.iter().map(|(weight, _)| weight).sum();
-    let mut kept = 0.0;
-    let count = weights.iter().position(|(weight, _)| {
-        kept += weight;
-        kept >= top_p * total
-    });
-    let nucleus = &weights[..count.map_or(weights.len(), |last| last + 1)];
-    let mut left = draw * nucleus.iter().map(|(weight, _)| weight).sum::<f64>();
-    for (weight, token) in nucleus {
-        left -= weight;
-        if left < 0.0 {
-            return *token;
-        }
-    }
-    nucleus[nucleus.len() - 1].1
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ml::tests::families::{Reference, folders};
-    use crate::ml::tests::{
-        configs, random_decoder, random_dora, random_lora, relative_error, sequence,
-    };
+    use crate::data::Role;
+    use crate::ml::config::{Family, Sizes};
+    use crate::ml::tests::random_decoder;
+    use crate::ml::tokenizer;
 
-    /// Logits of `tokens`, of which the first `prompt` are read at once, the others one by one.
-    fn logits(runner: &Runner, tokens: &[u32], prompt: usize) -> Vec<f32> {
-        let mut caches = [Cache::new(runner.decoder.config.layers)];
-        let inputs = tokens.iter().enumerate().map(|(position, token)| Input {
-            sequence: 0,
-            token: *token,
-            position,
+    /// A random model of a family with windows, and a tokenizer for it.
+    fn generator(family: Family) -> (tempfile::TempDir, Generator) {
+        let (folder, tokenizer) = tokenizer::tests::small();
+        let mut config = family.config(Sizes {
+            vocab_size: tokenizer.id_bound(),
+            hidden_size: 24,
+            intermediate_size: 40,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 6,
+            max_positions: 200,
         });
-        let inputs: Vec<Input> = inputs.collect();
-        let (first, others) = inputs.split_at(prompt);
-        let mut logits = runner.logits(&runner.run(first, &mut caches));
-        for input in others {
-            logits.extend(runner.logits(&runner.run(&[*input], &mut caches)));
+        for layer in &mut config.attention {
+            layer.window = layer.window.map(|_| 20);
         }
-        logits
+        let decoder = random_decoder(&config, Isa::detect());
+        let generator = Generator {
+            runner: Runner::new(decoder, None),
+            base: Base::default(),
+            tokenizer,
+            stops: Vec::new(),
+        };
+        (folder, generator)
+    }
+
+    fn user(text: &str) -> Vec<Message> {
+        vec![Message::new(Role::User, text)]
+    }
+
+    fn warm(max_new_tokens: usize) -> Options {
+        Options {
+            max_new_tokens,
+            sampling: Sampling {
+                temperature: 1.2,
+                top_p: 0.95,
+                top_k: 50,
+                repetition_penalty: 1.1,
+                seed: 5,
+                ..Sampling::default()
+            },
+            ..Options::default()
+        }
+    }
+
+    fn stream(
+        generator: &Generator,
+        session: &mut Session,
+        prompt: &Prompt,
+        options: &Options,
+    ) -> Generation {
+        let mut text = String::new();
+        let give = |piece: &str| {
+            text.push_str(piece);
+            ControlFlow::Continue(())
+        };
+        let generation = generator.answer(session, prompt, 0, options, give).unwrap();
+        assert_eq!(text, generation.text, "the pieces are the text");
+        generation
     }
 
     #[test]
-    fn the_likeliest_tokens_are_those_of_transformers() {
-        for folder in folders() {
-            let reference = Reference::read(&folder);
-            let decoder = Decoder::open(&folder, Isa::detect()).unwrap();
-            let lora = reference.lora(&decoder);
-            let runner = Runner::new(decoder, Some(lora));
-            let theirs = reference.integers("greedy");
-            let prompt = &reference.integers("tokens")[..24];
-            let mut tokens: Vec<u32> = prompt.iter().map(|token| *token as u32).collect();
-            for _ in &theirs {
-                let all = logits(&runner, &tokens, 24);
-                let vocabulary = runner.decoder.config.vocab_size;
-                tokens.push(greedy(&all[all.len() - vocabulary..]));
+    fn alone_together_streamed_or_in_a_session_the_answer_is_the_same() {
+        for family in [Family::Llama, Family::Gemma3, Family::Olmo2] {
+            let (_folder, generator) = generator(family);
+            for options in [
+                warm(30),
+                Options {
+                    max_new_tokens: 30,
+                    ..Options::default()
+                },
+            ] {
+                let texts = ["SELECT 1", "query", "why is the string built?", "x"];
+                let prompts: Vec<Prompt> = texts
+                    .iter()
+                    .map(|t| generator.chat(&user(t)).unwrap())
+                    .collect();
+                let together = generator.answers(&prompts, 1, &options).unwrap();
+                let mut session = generator.session();
+                for (prompt, together) in prompts.iter().zip(&together) {
+                    let alone = generator
+                        .answers(std::slice::from_ref(prompt), 1, &options)
+                        .unwrap();
+                    assert_eq!(&alone[0], together);
+                    let fresh = stream(&generator, &mut generator.session(), prompt, &options);
+                    assert_eq!(&fresh, together);
+                    let pool = rayon::ThreadPoolBuilder::new()
+                        .num_threads(3)
+                        .build()
+                        .unwrap();
+                    let going_on =
+                        pool.install(|| stream(&generator, &mut session, prompt, &options));
+                    assert_eq!(&going_on, together);
+                }
             }
-            let ours: Vec<i32> = tokens[24..].iter().map(|token| *token as i32).collect();
-            assert_eq!(ours, theirs, "{}", folder.display());
         }
     }
 
     #[test]
-    fn going_on_from_a_cache_is_the_whole_forward_pass() {
-        let adapters = [random_lora, random_dora];
-        let all = configs()
-            .into_iter()
-            .flat_map(|c| adapters.map(|a| (c.clone(), a)));
-        for ((name, config), lora) in all {
-            let lora = lora(&config, 0.0);
-            let sequence = sequence(80, config.vocab_size, 0, 4);
-            let decoder = random_decoder(&config, Isa::detect());
-            let whole = decoder.logits(Some(&lora), &Batch::new([&sequence]));
-            let runner = Runner::new(decoder, Some(lora));
-            for prompt in [1, 50] {
-                let parts = logits(&runner, &sequence.tokens, prompt);
-                let error = relative_error(&parts, &whole);
-                assert!(error < 2e-6, "{name}: logits are off by {error:e}");
+    fn a_conversation_goes_on_from_what_was_read() {
+        for family in [Family::Llama, Family::Gemma3] {
+            let (_folder, generator) = generator(family);
+            let options = Options {
+                max_new_tokens: 12,
+                ..Options::default()
+            };
+            let mut session = generator.session();
+            let mut messages = Vec::new();
+            for turn in ["one", "two", "three"] {
+                messages.push(Message::new(Role::User, turn));
+                let prompt = generator.chat(&messages).unwrap();
+                let fresh = stream(&generator, &mut generator.session(), &prompt, &options);
+                let answer = stream(&generator, &mut session, &prompt, &options);
+                assert_eq!(answer, fresh, "{turn}");
+                assert!(session.tokens.starts_with(&prompt.tokens));
+                messages.push(Message::new(Role::Assistant, answer.text));
             }
         }
     }
 
     #[test]
-    fn sampling_keeps_to_the_nucleus_and_its_shares() {
-        let logits: Vec<f32> = [0.5f32, 0.3, 0.15, 0.05].iter().map(|p| p.ln()).collect();
-        let mut counts = [0; 4];
-        for i in 0..1000 {
-            counts[sample(&logits, 1.0, 0.9, f64::from(i) / 1000.0) as usize] += 1;
+    fn samples_differ_and_the_first_is_the_only_one() {
+        let (_folder, generator) = generator(Family::Llama);
+        let prompts = [
+            generator.raw("SELECT").unwrap(),
+            generator.raw("query").unwrap(),
+        ];
+        let many = generator.answers(&prompts, 10, &warm(8)).unwrap();
+        assert_eq!(many.len(), 20);
+        let one = generator.answers(&prompts, 1, &warm(8)).unwrap();
+        assert_eq!([&many[0], &many[10]], [&one[0], &one[1]]);
+        let distinct: std::collections::BTreeSet<&[u32]> =
+            many[..10].iter().map(|g| g.token_ids.as_slice()).collect();
+        assert!(distinct.len() > 5, "{}", distinct.len());
+    }
+
+    #[test]
+    fn a_stop_text_ends_the_answer_and_is_held_back() {
+        let (_folder, generator) = generator(Family::Llama);
+        let prompt = generator.raw("SELECT").unwrap();
+        let plain = stream(&generator, &mut generator.session(), &prompt, &warm(40));
+        let characters: Vec<char> = plain.text.chars().collect();
+        assert!(characters.len() > 20, "{}", plain.text);
+        for (from, to) in [(8, 9), (6, 12), (0, 2)] {
+            let stop: String = characters[from..to].iter().collect();
+            let at = plain.text.find(&stop).unwrap();
+            let options = Options {
+                stop: vec!["never there".to_owned(), stop],
+                ..warm(40)
+            };
+            let cut = stream(&generator, &mut generator.session(), &prompt, &options);
+            assert_eq!(
+                (cut.text.as_str(), cut.finish),
+                (&plain.text[..at], Finish::Stop)
+            );
+            assert!(plain.token_ids.starts_with(&cut.token_ids));
+            let batch = generator
+                .answers(std::slice::from_ref(&prompt), 1, &options)
+                .unwrap();
+            assert_eq!(batch[0], cut);
         }
-        assert_eq!(counts[3], 0, "outside of the nucleus");
-        assert!((counts[0] - 526_i32).abs() < 3, "{counts:?}");
-        assert_eq!(greedy(&logits), 0);
-        assert_eq!(sample(&logits, 0.01, 1.0, 0.99), 0, "cold is greedy");
+        let stop_ids = vec![plain.token_ids[3]];
+        let cut = generator
+            .answers(
+                &[prompt],
+                1,
+                &Options {
+                    stop_ids,
+                    ..warm(40)
+                },
+            )
+            .unwrap();
+        assert!(cut[0].token_ids.len() <= 3 && cut[0].finish == Finish::Stop);
+    }
+
+    #[test]
+    fn who_listens_may_interrupt() {
+        let (_folder, generator) = generator(Family::Llama);
+        let prompt = generator.raw("SELECT").unwrap();
+        let mut calls = 0;
+        let give = |_: &str| {
+            calls += 1;
+            match calls < 3 {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        let mut session = generator.session();
+        let cut = generator
+            .answer(&mut session, &prompt, 0, &warm(40), give)
+            .unwrap();
+        assert_eq!((cut.finish, cut.token_ids.len()), (Finish::Interrupted, 3));
+        let whole = stream(&generator, &mut session, &prompt, &warm(40));
+        assert!(
+            whole.token_ids.starts_with(&cut.token_ids),
+            "the session goes on"
+        );
+    }
+
+    #[test]
+    fn the_context_and_the_limit_end_an_answer() {
+        let (_folder, generator) = generator(Family::Gemma3);
+        let prompt = generator.raw(&"SELECT ".repeat(20)).unwrap();
+        let never = Options {
+            max_new_tokens: 5,
+            ..Options::default()
+        };
+        let short = generator
+            .answers(std::slice::from_ref(&prompt), 1, &never)
+            .unwrap();
+        assert!(short[0].token_ids.len() <= 5);
+        let all = Options {
+            max_new_tokens: 10_000,
+            ..warm(0)
+        };
+        let long = stream(&generator, &mut generator.session(), &prompt, &all);
+        assert!(long.finish == Finish::Stop || prompt.tokens.len() + long.token_ids.len() == 200);
+        let beyond = generator.raw(&"SELECT 7 ".repeat(200)).unwrap_err();
+        assert!(matches!(
+            beyond,
+            GenerateError::TooLong { context: 200, .. }
+        ));
+        assert!(matches!(generator.raw(""), Err(GenerateError::EmptyPrompt)));
     }
 }

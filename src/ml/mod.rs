@@ -5,17 +5,19 @@
 //! [`load`] weights from them, as f32 or as the bf16 of a [`matrix`];
 //! [`model`] is the decoder with its hand-written backward pass, [`block`] a block
 //! of it, [`linear`] its linear layers, [`lora`] the adapters on them and [`dora`]
-//! their magnitudes; [`tokenizer`] and [`batch`] turn rows into tokens; [`train`]
-//! is the loop over a [`train::Core`], which is the decoder here or candle's
-//! automatic differentiation, [`memory`] what it will hold, [`optim`] its optimizer
-//! ([`eightbit`] with small moments), [`stopping`] when it ends early, [`blame`]
-//! where it stopped being finite, [`checkpoint`] what it goes on from, [`saved`]
-//! what it leaves on its way, [`summary`] what it tells and [`tensorboard`] the same
-//! for TensorBoard; [`target`] says which layers an adapter sits on, [`adapter`] and
-//! [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and [`gguf`] other programs'
-//! formats, [`merge`] writes a base with an adapter in it ([`weights`] tensor by
-//! tensor, [`origin`] of what) and
-//! [`generate`] answers prompts. The room knows nothing of the engine.
+//! their magnitudes; [`tokenizer`], with a [`chat_template`], and [`batch`] turn
+//! rows into tokens; [`train`] is the loop over a [`train::Core`], which is the
+//! decoder here or candle's automatic differentiation, [`memory`] what it will hold,
+//! [`optim`] its optimizer ([`eightbit`] with small moments), [`stopping`] when it
+//! ends early, [`blame`] where it stopped being finite, [`checkpoint`] what it goes on
+//! from, [`saved`] what it leaves on its way, [`summary`] what it tells and
+//! [`tensorboard`] the same for TensorBoard; [`target`] says which layers an adapter
+//! sits on, [`adapter`] and [`peft`] store PEFT folders, [`mlx`], [`llama_cpp`] and
+//! [`gguf`] other programs' formats, [`merge`] writes a base with an adapter in it
+//! ([`weights`] tensor by tensor, [`origin`] of what) and [`generate`] answers
+//! prompts: `decode` runs the model token by token, [`sampling`] chooses the next one,
+//! and [`generation_config`] is what a model's makers advise. The room knows nothing
+//! of the engine.
 
 pub mod adapter;
 pub mod batch;
@@ -23,12 +25,15 @@ pub mod blame;
 mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
+mod decode;
 pub mod dora;
 pub mod eightbit;
 pub mod family;
 pub mod generate;
+pub mod generation_config;
 pub mod gguf;
 pub mod kernels;
 pub mod layout;
@@ -45,6 +50,7 @@ pub mod optim;
 pub mod origin;
 pub mod peft;
 pub mod rng;
+pub mod sampling;
 pub mod saved;
 pub mod stopping;
 pub mod summary;

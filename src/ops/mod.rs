@@ -16,6 +16,7 @@ mod provenance;
 mod runs;
 mod snapshot;
 mod table;
+mod talk;
 mod verify;
 mod view;
 mod watch;
@@ -34,7 +35,10 @@ use crate::record::LockError;
 use crate::step::Registry;
 use crate::store::StoreError;
 
+pub use crate::data::{Message, Role};
 pub use crate::exec::Limits;
+pub use crate::ml::generate::{Finish, Generation, Generator, Options, Prompt, Sampling, Session};
+pub use crate::ml::with_threads;
 pub use crate::record::{AuditReport, AuditVerdict, RunError};
 pub use crate::store::Output;
 pub use crate::watch::{Changed, WatchError, Watched};
@@ -54,6 +58,7 @@ pub use runs::{
     logs, runs, status,
 };
 pub use table::{Row, Standing, Table, table};
+pub use talk::{Choice, Finder, Located, Question, Talk, TalkError, open_model, questions};
 pub use verify::{VerifyFault, VerifyReport, verify};
 pub use view::{GraphView, StepView, view};
 pub use watch::{Notice, OnChange, watch};

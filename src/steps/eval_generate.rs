@@ -38,6 +38,19 @@ pub struct Params {
     /// reaches this is drawn from; 1 keeps all.
     #[serde(default = "one")]
     top_p: f64,
+    /// With a temperature: the most likely tokens that are drawn from; 0 keeps all.
+    #[serde(default)]
+    top_k: usize,
+    /// With a temperature: tokens less likely than this share of the most
+    /// likely one are not drawn; 0 keeps all.
+    #[serde(default)]
+    min_p: f64,
+    /// Above 1, tokens that prompt or answer hold already become less likely.
+    #[serde(default = "one")]
+    repetition_penalty: f64,
+    /// Texts that end an answer; they are no part of it.
+    #[serde(default)]
+    stop: Vec<String>,
     /// Seed of the draws.
     #[serde(default)]
     seed: u64,
@@ -56,18 +69,23 @@ fn one() -> f64 {
 }
 
 impl Params {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+        }
+    }
+
     fn options(&self) -> Options {
-        let sampling = match self.temperature > 0.0 {
-            false => Sampling::Greedy,
-            true => Sampling::Seeded {
-                seed: self.seed,
-                temperature: self.temperature,
-                top_p: self.top_p,
-            },
-        };
         Options {
             max_new_tokens: self.max_new_tokens,
-            sampling,
+            sampling: self.sampling(),
+            stop: self.stop.clone(),
+            stop_ids: Vec::new(),
         }
     }
 }
@@ -75,7 +93,7 @@ impl Params {
 impl Step for EvalGenerate {
     type Params = Params;
     const KIND: &'static str = "eval.generate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Lets the base model and each adapter answer every row, and measures the loss of the expected answers.";
 
     fn inputs() -> Vec<InPort> {
@@ -103,12 +121,11 @@ impl Step for EvalGenerate {
         if params.max_new_tokens == 0 {
             return Err(FieldError::new("max_new_tokens", "must be at least 1"));
         }
-        if !(params.temperature >= 0.0 && params.temperature.is_finite()) {
-            return Err(FieldError::new("temperature", "must be 0 or above"));
+        if params.stop.iter().any(String::is_empty) {
+            return Err(FieldError::new("stop", "must not hold an empty text"));
         }
-        if !(params.top_p > 0.0 && params.top_p <= 1.0) {
-            return Err(FieldError::new("top_p", "must be above 0 and at most 1"));
-        }
+        let checked = params.sampling().check();
+        checked.map_err(|bad| FieldError::new(bad.option, format!("must be {}", bad.wanted)))?;
         Ok(())
     }
 
@@ -201,7 +218,7 @@ fn answer(
             text: answer.text,
             finish: match answer.finish {
                 Finish::Stop => eval::Finish::Stop,
-                Finish::Length => eval::Finish::Length,
+                Finish::Length | Finish::Interrupted => eval::Finish::Length,
             },
             tokens: answer.token_ids.len() as u64,
             loss: Some(loss.nats_per_token),

@@ -168,7 +168,16 @@ fn adapter_bytes(out: &Path) -> Vec<Vec<u8>> {
 
 const GREEDY: Options = Options {
     max_new_tokens: 12,
-    sampling: Sampling::Greedy,
+    sampling: Sampling {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+    },
+    stop: Vec::new(),
+    stop_ids: Vec::new(),
 };
 
 #[test]
@@ -214,10 +223,11 @@ fn two_stages_learn_their_answers() {
         assert_eq!(&generator.generate(row.prompt(), &GREEDY).unwrap(), answer);
     }
     retention(&f, &adapter, &second.join("adapter"));
-    let sampling = Sampling::Seeded {
+    let sampling = Sampling {
         seed: 3,
         temperature: 1.5,
         top_p: 0.95,
+        ..Sampling::default()
     };
     let warm = Options { sampling, ..GREEDY };
     let once = generator.generate_batch(&prompts, &warm).unwrap();

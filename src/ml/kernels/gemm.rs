@@ -23,6 +23,10 @@ use super::isa::{Isa, Level};
 use super::pack::{self, Form};
 use super::tile::{self, LINE, Lines, Target, WIDE, Word};
 
+/// Elements of k in one chain of multiply-adds of f32. Part of what the numbers are: never change it.
+pub(super) const KC: usize = 256;
+/// As [`KC`], of bf16.
+const KC_BF16: usize = 512;
 /// Rows of a tile.
 pub(super) const MR: usize = 12;
 /// Columns of a tile.
@@ -155,11 +159,11 @@ enum Kind {
 }
 
 impl Kind {
-    /// Elements of k in one chain of multiply-adds. Part of what the numbers are: never change it.
+    /// Elements of k in one chain of multiply-adds.
     fn block(self) -> usize {
         match self {
-            Kind::F32 => 256,
-            Kind::Bf16 => 512,
+            Kind::F32 => KC,
+            Kind::Bf16 => KC_BF16,
         }
     }
 

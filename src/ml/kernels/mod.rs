@@ -15,10 +15,12 @@ mod lanes;
 pub mod loss;
 pub mod norm;
 mod pack;
+mod rows;
 mod tile;
 
 pub use gemm::{Operand, Packed, Term, View, gemm, gemm_packed, sum_of_products};
 pub use isa::Isa;
+pub use rows::{FEW, Part, gemm_few};
 
 /// Rows a parallel task takes at once.
 const ROWS: usize = 32;
