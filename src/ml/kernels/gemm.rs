@@ -799,6 +799,41 @@ mod tests {
         }
     }
 
+    /// More columns, and more of k, than are packed at once.
+    #[test]
+    fn a_large_product_is_that_of_its_parts() {
+        let (m, n, k) = (30, NC + 70, 2100);
+        let (a, b) = (wild(1, "a", 0, m * k), wild(1, "b", 0, n * k));
+        let half: Vec<u16> = b.iter().map(|x| bf16::round(*x)).collect();
+        let (a, b) = (View::new(&a, m, k), View::new(&b, n, k).t());
+        let half = View::new(&half, n, k).t();
+        let columns = [0, 31, NC - 1, NC, NC + 69];
+        for isa in Isa::available().into_iter().skip(1) {
+            let mut c = vec![0.0; m * n];
+            let mut d = vec![0.0; m * n];
+            gemm(isa, a, b, &mut c, n, false);
+            let term = Term {
+                a,
+                b: Operand::Bf16(half),
+            };
+            sum_of_products(isa, &[term], &mut d, n, false);
+            for col in columns {
+                let one: Vec<f32> = (0..k).map(|p| at(b, p, col)).collect();
+                let one_half: Vec<u16> = (0..k).map(|p| at(half, p, col)).collect();
+                let (mut wanted, mut wanted_half) = (vec![0.0; m], vec![0.0; m]);
+                reference(a, View::new(&one, k, 1), &mut wanted, 1, false);
+                reference_bf16(a, View::new(&one_half, k, 1), &mut wanted_half, false);
+                let column = |c: &[f32]| c.iter().skip(col).step_by(n).copied().collect::<Vec<_>>();
+                assert_eq!(bits(&column(&c)), bits(&wanted), "{isa}, column {col}");
+                assert_eq!(
+                    bits(&column(&d)),
+                    bits(&wanted_half),
+                    "{isa}, bf16, column {col}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn an_empty_sum_is_zero() {
         let mut c = vec![1.0; 4];
