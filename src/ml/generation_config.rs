@@ -123,11 +123,11 @@ pub fn stop_ids(model: &Path) -> Result<Vec<u32>, DefaultsError> {
     Ok(Vec::new())
 }
 
+/// A file and the object in it.
+type Found = (PathBuf, Map<String, Value>);
+
 /// The object in a file of the folder, if the file is there.
-fn object(
-    folder: &Path,
-    name: &str,
-) -> Result<Option<(PathBuf, Map<String, Value>)>, DefaultsError> {
+fn object(folder: &Path, name: &str) -> Result<Option<Found>, DefaultsError> {
     let path = folder.join(name);
     if !path.exists() {
         return Ok(None);
