@@ -192,8 +192,13 @@ impl Run {
         })
     }
 
-    /// Trains two steps; gives the most bytes that were held at once.
+    /// Trains two steps; gives the most bytes that were held at once. On threads
+    /// of its own, because threads keep their buffers.
     fn peak(&self) -> usize {
+        retune::ml::with_threads(2, || self.trained()).unwrap()
+    }
+
+    fn trained(&self) -> usize {
         let before = LIVE.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
         let (config, isa) = (self.config(), Isa::detect());

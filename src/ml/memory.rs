@@ -22,8 +22,10 @@ use super::stopping::Keep;
 const F32: usize = size_of::<f32>();
 /// The program, its threads, the tokenizer.
 const PROGRAM: usize = 16 << 20;
-/// Words that a product packs at once.
+/// Words of a product's right side that are packed at once, at most.
 const PACKED: usize = 1 << 20;
+/// Columns of them.
+const COLUMNS: usize = 1024;
 
 /// A training run, as far as memory is concerned.
 #[derive(Debug, Clone)]
@@ -210,7 +212,7 @@ impl Run<'_> {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let stream = 3 * self.tokens * hidden;
         let rows = LOGIT_ROWS.min(self.tokens);
-        (stream + rows * (2 * hidden + vocabulary) + PACKED) * F32
+        (stream + rows * (2 * hidden + vocabulary) + self.packed()) * F32
     }
 
     /// Bytes beside what is kept while the gradient of the MLP's output is
@@ -227,7 +229,7 @@ impl Run<'_> {
             true => block(self.config) - hidden,
             false => 0,
         };
-        (self.tokens * (again + down.max(gate)) + PACKED) * F32
+        (self.tokens * (again + down.max(gate)) + self.packed()) * F32
     }
 
     /// Numbers a token holds while an adapted layer's gradient is made.
@@ -242,6 +244,15 @@ impl Run<'_> {
             (true, _) => 2 * outputs,
         };
         2 * adapter.rank + dropped + magnified
+    }
+
+    /// Words of the largest packed side of a product, which stay where they are for the next one.
+    fn packed(&self) -> usize {
+        let slots = Slot::ALL.iter().map(|slot| slot.size(self.config));
+        let head = (self.config.vocab_size, self.config.hidden_size);
+        let words = |n: usize, k: usize| (n.min(COLUMNS) * k).min(PACKED);
+        let both = |(outputs, inputs)| words(outputs, inputs).max(words(inputs, outputs));
+        slots.chain([head]).map(both).max().unwrap_or(0)
     }
 
     /// What would make the run smaller than `total`, each on its own and then together.
