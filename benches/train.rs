@@ -156,6 +156,7 @@ fn run(folder: &Path, isa: Isa, dtype: Dtype, threads: usize, steps: usize) -> R
     let decoder = Decoder::open_as(folder, isa, dtype)?;
     let config = &decoder.config;
     let adapter = LoraConfig {
+        dora: false,
         rank: RANK,
         alpha: 32.0,
         rank_stabilized: false,
@@ -179,6 +180,7 @@ fn run(folder: &Path, isa: Isa, dtype: Dtype, threads: usize, steps: usize) -> R
         let (start, before) = (Instant::now(), cpu_seconds());
         gradients.clear();
         let dropout = Dropout {
+            neftune_alpha: 0.0,
             seed: 0,
             step: step as u64,
         };
