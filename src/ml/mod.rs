@@ -22,7 +22,7 @@
 pub mod adapter;
 pub mod batch;
 pub mod blame;
-mod block;
+pub mod block;
 #[cfg(feature = "candle")]
 pub mod candle;
 pub mod chat_template;
@@ -37,7 +37,7 @@ pub mod generation_config;
 pub mod gguf;
 pub mod kernels;
 pub mod layout;
-mod linear;
+pub mod linear;
 pub mod llama_cpp;
 pub mod load;
 pub mod lora;
