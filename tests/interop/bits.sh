@@ -55,11 +55,27 @@ max_length = 64
 batch_tokens = 256
 accumulation = 2
 
+[steps.other]
+uses = "lora.train"
+model = "@base"
+tokenizer = "@tokenizer"
+train = "@rows"
+dtype = "bf16"
+dora = true
+optimizer = "adamw8bit"
+neftune_alpha = 5
+gradient_checkpointing = true
+save_every = 10
+max_steps = 30
+epochs = 0
+max_length = 64
+batch_tokens = 256
+
 [steps.answers]
 uses = "eval.generate"
 model = "@base"
 tokenizer = "@tokenizer"
-adapters = { tuned = "@adapter" }
+adapters = { tuned = "@adapter", other = "@other" }
 rows = "@rows"
 max_new_tokens = 12
 
@@ -95,13 +111,13 @@ for given in "$@"; do
     project "$space/killed"
     kills=0
     # Later each time, so that a slow machine comes to an end too.
-    until (cd "$space/killed" && timeout -s KILL "$((kills / 5)).$((RANDOM % 90 + 10))" \
-        "$retune" build -q) 2>/dev/null; do
+    { until (cd "$space/killed" && timeout -s KILL "$((kills / 5)).$((RANDOM % 90 + 10))" \
+        "$retune" build -q); do
         kills=$((kills + 1))
-    done
+    done; } 2>/dev/null
     same "$given, killed $kills times" "$space/killed"
     rm -rf "$space/killed"
-    (cd "$space/first" && "$retune" audit >/dev/null)
+    (cd "$space/first" && "$retune" audit >/dev/null 2>&1)
     echo "same bits: $given, audited"
 done
 
