@@ -126,7 +126,8 @@ if command -v qemu-x86_64 >/dev/null; then
     # that know the bits of training run there, not the whole program.
     tests=$(cargo test --lib --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p')
     for cpu in Haswell Nehalem; do
-        qemu-x86_64 -cpu "$cpu" "$tests" -q bits 2>/dev/null | grep 'test result: ok'
+        qemu-x86_64 -cpu "$cpu" "$tests" -q ml::tests::the_bits ml::tests::bits_do \
+            ml::tests::bf16::bits 2>/dev/null | grep 'test result: ok'
         echo "same bits: an emulated $cpu"
     done
 else
