@@ -90,6 +90,20 @@ impl Params {
     }
 }
 
+/// A base model with its adapters, and the rows that they are judged by.
+pub(super) fn inputs(adapters: &'static str) -> Vec<InPort> {
+    vec![
+        InPort::one("model", PortType::Model, "the base model"),
+        InPort::one("tokenizer", PortType::Tokenizer, "its tokenizer"),
+        InPort::labelled("adapters", PortType::Adapter, adapters),
+        InPort::one(
+            "rows",
+            PortType::Dataset,
+            "chat rows, each ending with the answer",
+        ),
+    ]
+}
+
 impl Step for EvalGenerate {
     type Params = Params;
     const KIND: &'static str = "eval.generate";
@@ -97,17 +111,7 @@ impl Step for EvalGenerate {
     const ABOUT: &'static str = "Lets the base model and each adapter answer every row, and measures the loss of the expected answers.";
 
     fn inputs() -> Vec<InPort> {
-        let adapters = "adapters of the model; the label names the model in all scores";
-        vec![
-            InPort::one("model", PortType::Model, "the base model"),
-            InPort::one("tokenizer", PortType::Tokenizer, "its tokenizer"),
-            InPort::labelled("adapters", PortType::Adapter, adapters),
-            InPort::one(
-                "rows",
-                PortType::Dataset,
-                "chat rows, each ending with the answer",
-            ),
-        ]
+        inputs("adapters of the model; the label names the model in all scores")
     }
 
     fn outputs(_: &Params) -> Vec<OutPort> {

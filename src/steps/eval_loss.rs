@@ -5,7 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::eval_generate::{at_row, models};
+use super::eval_generate::{at_row, inputs, models};
 use super::write_json;
 use crate::data::{self, Row};
 use crate::eval::{self, BASE, RowLoss};
@@ -53,17 +53,7 @@ impl Step for EvalLoss {
     const ABOUT: &'static str = "Measures loss and perplexity of the expected answers under the base model and each adapter, row by row, and compares them.";
 
     fn inputs() -> Vec<InPort> {
-        let adapters = "adapters of the model; the label names the model";
-        vec![
-            InPort::one("model", PortType::Model, "the base model"),
-            InPort::one("tokenizer", PortType::Tokenizer, "its tokenizer"),
-            InPort::labelled("adapters", PortType::Adapter, adapters),
-            InPort::one(
-                "rows",
-                PortType::Dataset,
-                "chat rows, each ending with the answer",
-            ),
-        ]
+        inputs("adapters of the model; the label names the model")
     }
 
     fn outputs(_: &Params) -> Vec<OutPort> {

@@ -49,7 +49,7 @@ pub fn panel_bf16(isa: Isa, b: View<'_, u16>, k: &Range<usize>, col: usize, out:
     } else {
         let at = |j: usize, k: usize| u32::from(data[k * row_stride + j * col_stride]);
         if row_stride == 1 {
-            transpose_pairs(isa, data, col_stride, width, pairs, out, NR);
+            transpose(isa, data, col_stride, width, pairs, out, NR);
         } else {
             for (p, line) in out.chunks_exact_mut(NR).take(pairs).enumerate() {
                 for (j, o) in line[..width].iter_mut().enumerate() {
@@ -169,54 +169,24 @@ struct Words<'a> {
     cols: usize,
 }
 
-/// out[c, r] ← src[r, c] for `rows` rows of `cols` elements, rows `stride` elements apart.
-fn transpose(
+/// out[c, r] ← src[r, c] for `rows` rows of `cols` words, rows `stride` elements
+/// apart: a word is one f32, or two bf16.
+fn transpose<T: bytemuck::Pod>(
     isa: Isa,
-    src: &[f32],
+    src: &[T],
     stride: usize,
     rows: usize,
     cols: usize,
     out: &mut [u32],
     out_stride: usize,
 ) {
-    let bytes = bytemuck::cast_slice(src);
-    let stride = 4 * stride;
-    transpose_words(
-        isa,
-        Words {
-            bytes,
-            stride,
-            rows,
-            cols,
-        },
-        out,
-        out_stride,
-    );
-}
-
-/// [`transpose`] of `cols` pairs.
-fn transpose_pairs(
-    isa: Isa,
-    src: &[u16],
-    stride: usize,
-    rows: usize,
-    cols: usize,
-    out: &mut [u32],
-    out_stride: usize,
-) {
-    let bytes = bytemuck::cast_slice(src);
-    let stride = 2 * stride;
-    transpose_words(
-        isa,
-        Words {
-            bytes,
-            stride,
-            rows,
-            cols,
-        },
-        out,
-        out_stride,
-    );
+    let src = Words {
+        bytes: bytemuck::cast_slice(src),
+        stride: size_of::<T>() * stride,
+        rows,
+        cols,
+    };
+    transpose_words(isa, src, out, out_stride);
 }
 
 fn transpose_words(isa: Isa, src: Words<'_>, out: &mut [u32], out_stride: usize) {
