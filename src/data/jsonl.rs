@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use super::stream::{MAX_LINE, parse_line, too_long};
 use super::{DataError, Row};
 use crate::files::{self, PathContext};
 
@@ -56,22 +57,6 @@ impl<T: DeserializeOwned> Lines<T> {
             of: PhantomData,
         })
     }
-
-    fn parse(&self) -> Result<T, DataError> {
-        let fault = |message: String| DataError::line(&self.path, self.number, message);
-        let text = std::str::from_utf8(&self.buffer).map_err(|e| {
-            fault(format!(
-                "not UTF-8 from byte {} of the line",
-                e.valid_up_to() + 1
-            ))
-        })?;
-        if text.trim().is_empty() {
-            return Err(fault(
-                "the line is blank; every line is one JSON object".into(),
-            ));
-        }
-        serde_json::from_str(text).map_err(|e| fault(json_message(&e)))
-    }
 }
 
 impl<T: DeserializeOwned> Iterator for Lines<T> {
@@ -79,15 +64,21 @@ impl<T: DeserializeOwned> Iterator for Lines<T> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.buffer.clear();
-        match self
-            .reader
+        let mut line = (&mut self.reader).take(MAX_LINE as u64 + 1);
+        match line
             .read_until(b'\n', &mut self.buffer)
             .on("read", &self.path)
         {
+            Ok(n) if n > MAX_LINE => {
+                self.number += 1;
+                Some(Err(too_long(&self.path, self.number)))
+            }
             Ok(0) => None,
             Ok(_) => {
                 self.number += 1;
-                Some(self.parse().map(|value| (self.number, value)))
+                let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
+                let value = parse_line(&self.path, self.number, line);
+                Some(value.map(|value| (self.number, value)))
             }
             Err(e) => Some(Err(e.into())),
         }

@@ -15,6 +15,7 @@ mod row;
 mod select;
 mod split;
 mod stats;
+mod stream;
 mod template;
 mod version;
 
@@ -31,5 +32,6 @@ pub use row::{Content, Message, Role, Row, RowId};
 pub use select::select;
 pub use split::{SplitOptions, Splits, split};
 pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
+pub use stream::{Block, Blocks, LineWriter, each_line, each_row, parse_line, to_line};
 pub use template::{BuildSummary, Templates};
 pub use version::upgrade;
