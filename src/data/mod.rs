@@ -10,6 +10,7 @@ mod import;
 mod jsonl;
 mod leak;
 mod near;
+pub mod page;
 mod reports;
 mod row;
 mod select;
