@@ -10,6 +10,7 @@ mod import;
 mod jsonl;
 mod leak;
 mod near;
+mod overlap;
 pub mod page;
 mod reports;
 mod row;
@@ -19,12 +20,17 @@ mod stats;
 mod stream;
 mod template;
 mod version;
+mod words;
 
 pub use error::DataError;
 pub use finding::{Finding, Package, Severity};
 pub use import::{RowsSummary, Schema, import_rows};
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use leak::{LeakReport, PairReport, find_leaks};
+pub use overlap::{
+    Contamination, Match, OverlapFiles, OverlapOptions, OverlapReport, Reference, References, Rule,
+    Rules, SetReport, decontaminate,
+};
 pub use reports::{
     ImportOptions, ImportSummary, Report, ReportSummary, ToolSummary, import_findings,
     read_findings, read_report,

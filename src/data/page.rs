@@ -387,21 +387,19 @@ mod tests {
 
     #[test]
     fn an_excerpt_shows_the_spans_and_a_little_around_them() {
+        let around = |text: &str, spans: &[(usize, usize)], around: usize| {
+            let spans: Vec<Range<usize>> = spans.iter().map(|&(from, to)| from..to).collect();
+            shown(&Excerpt::around(text, &spans, around))
+        };
         let text = "The quick brown fox jumps over the lazy dog";
+        assert_eq!(around(text, &[(10, 15)], 4), "…ick [brown] fox…");
+        assert_eq!(around(text, &[(40, 43), (4, 9)], 2), "…e [quick] b…y [dog]");
+        assert_eq!(around(text, &[(0, 3)], 4), "[The] qui…");
         assert_eq!(
-            shown(&Excerpt::around(text, &[10..15], 4)),
-            "…ick [brown] fox…"
-        );
-        assert_eq!(shown(&Excerpt::around(text, &[0..3], 4)), "[The] qui…");
-        assert_eq!(
-            shown(&Excerpt::around(text, &[40..43, 4..9], 2)),
-            "…e [quick] b…y [dog]"
-        );
-        assert_eq!(
-            shown(&Excerpt::around(text, &[4..9, 10..15], 3)),
+            around(text, &[(4, 9), (10, 15)], 3),
             "…he [quick] [brown] fo…"
         );
-        assert_eq!(shown(&Excerpt::around("äöü", &[1..3], 9)), "[ä]öü");
+        assert_eq!(around("äöü", &[(1, 3)], 9), "[ä]öü");
         assert_eq!(shown(&Excerpt::start("äöü", 2)), "äö…");
     }
 
