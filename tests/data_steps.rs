@@ -237,19 +237,26 @@ fn published_splits_leak_and_the_same_rows_split_anew_do_not() {
             &out,
         )
         .unwrap();
-        data::read_rows(&out.join("rows.jsonl")).unwrap()
+        out.join("rows.jsonl")
     });
-    assert_eq!(published.each_ref().map(Vec::len), [448, 62, 25]);
-    let report = data::find_leaks(&[&published[0], &published[1], &published[2]], &options);
+    let paths = published.each_ref().map(PathBuf::as_path);
+    let rows: Vec<_> = paths
+        .iter()
+        .map(|path| data::read_rows(path).unwrap())
+        .collect();
+    assert_eq!([rows[0].len(), rows[1].len(), rows[2].len()], [448, 62, 25]);
+    let report = data::find_leaks([paths[0], paths[1], paths[2]], &options).unwrap();
     let train_test = &report.pairs[1];
     // Of 25 test rows 8 are copies of training rows and 10 share the answer.
     let counts = (train_test.exact, train_test.near, train_test.shared_answers);
     assert_eq!(counts, (8, 4, 10), "{train_test:?}");
     assert!(report.check().is_err());
-    let rows = published.concat();
-    let splits = data::split(rows, &options).unwrap();
-    let report = data::find_leaks(&[&splits.train, &splits.validation, &splits.test], &options);
-    assert_eq!(report.leaks(), 0);
+    let all = folder.path().join("all.jsonl");
+    data::write_rows(&all, &rows.concat()).unwrap();
+    let anew = ["a", "b", "c"].map(|name| folder.path().join(name));
+    let anew = [0, 1, 2].map(|i| anew[i].as_path());
+    data::split(&all, &options, anew).unwrap();
+    assert_eq!(data::find_leaks(anew, &options).unwrap().leaks(), 0);
 }
 
 #[test]

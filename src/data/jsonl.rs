@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::stream::{MAX_LINE, parse_line, too_long};
+use super::stream::{Line, MAX_LINE, parse_line, too_long};
 use super::{DataError, Row};
 use crate::files::{self, PathContext};
 
@@ -76,8 +76,12 @@ impl<T: DeserializeOwned> Iterator for Lines<T> {
             Ok(0) => None,
             Ok(_) => {
                 self.number += 1;
-                let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-                let value = parse_line(&self.path, self.number, line);
+                let line = Line {
+                    number: self.number,
+                    start: 0,
+                    bytes: self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer),
+                };
+                let value = parse_line(&self.path, line);
                 Some(value.map(|value| (self.number, value)))
             }
             Err(e) => Some(Err(e.into())),

@@ -1,15 +1,24 @@
-//! The proof of a split: exact, near and group leaks between each pair of splits, counted without the code that made it.
+//! The proof of a split: exact, near and group leaks between each pair of splits, counted from the written files without the code that made them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::near::{distinctive, jaccard};
-use super::split::{SPLITS, SplitOptions, prompt_digest};
+use super::key::{GroupKey, prompt_digest};
+use super::nearest::{Nearest, nearest};
+use super::page::{Cell, Page, Verdict};
+use super::places::Places;
+use super::shingle::{Frequencies, View};
+use super::split::{SPLITS, SplitOptions};
 use super::{DataError, Row};
+use crate::hash::Digest;
 
 /// How many leaks of a pair are listed; all are counted.
 const LISTED: usize = 20;
+/// From this similarity on rows are compared, though only those from the
+/// split's own limit on are leaks.
+pub const SIMILAR: f64 = 0.5;
 
 /// What a pair of splits shares. `leaks.json` is a list of these.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,8 +37,10 @@ pub struct PairReport {
     /// may well be answered alike. It says how far the right split can be
     /// answered by heart.
     pub shared_answers: u64,
-    /// The highest similarity of a row of `right` to a row of `left`, 0 to 1.
-    pub highest_similarity: f64,
+    /// The highest similarity of a row of `right` to a row of `left`, 0 to 1;
+    /// absent when none is at least [`SIMILAR`] similar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub highest_similarity: Option<f64>,
     /// The first leaks, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub leaks: Vec<String>,
@@ -53,6 +64,9 @@ pub struct LeakReport {
     /// Units of rows that belong together; absent when only the leaks were looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub units: Option<u64>,
+    /// What the test split holds, to be frozen in the pipeline file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub test_digest: Option<Digest>,
     /// Each pair of splits.
     pub pairs: Vec<PairReport>,
 }
@@ -85,142 +99,278 @@ impl LeakReport {
     }
 }
 
-/// Looks for leaks between splits (train, validation, test). Every pair of rows
-/// that shares a distinctive 5-gram is compared, by an inverted index: no
-/// sketch, nothing is missed.
-pub fn find_leaks(splits: &[&[Row]; 3], options: &SplitOptions) -> LeakReport {
-    let all: Vec<Row> = splits
-        .iter()
-        .flat_map(|rows| rows.iter().cloned())
-        .collect();
-    let sets = distinctive(&all, options.boilerplate);
-    let mut start = 0;
-    let mut parts = Vec::new();
-    for rows in splits {
-        parts.push((*rows, &sets[start..start + rows.len()]));
-        start += rows.len();
+/// Looks for leaks between the files of splits (train, validation, test). A row
+/// is compared with every row that could be as similar as that: no sketch,
+/// nothing is missed.
+pub fn find_leaks(splits: [&Path; 3], options: &SplitOptions) -> Result<LeakReport, DataError> {
+    let groups = GroupKey::all(&options.group, "group")?;
+    let mut parts: [Facts; 3] = Default::default();
+    let mut part = 0;
+    let work = |number, row: Row| Ok((number, Fact::of(&row, &groups)?));
+    let mut facts = Vec::new();
+    let places = Places::read(&splits, work, |(_, fact)| {
+        facts.push(fact);
+        Ok(())
+    })?;
+    let bounds = places.bounds();
+    for (number, fact) in facts.into_iter().enumerate() {
+        while number >= bounds[part + 1] {
+            part += 1;
+        }
+        parts[part].add(number, fact);
     }
+    let frequencies = Frequencies::of(&places, View::Row, options.boilerplate)?;
     let mut pairs = Vec::new();
     for left in 0..3 {
+        // The files behind it are compared with it in one pass.
+        let floor = SIMILAR.min(options.near);
+        let near = nearest(&places, &frequencies, left..left + 1, left + 1..3, floor)?;
         for right in left + 1..3 {
             let names = (SPLITS[left], SPLITS[right]);
-            pairs.push(compare(names, parts[left], parts[right], options));
+            let from = bounds[left + 1];
+            let near = &near[bounds[right] - from..bounds[right + 1] - from];
+            let pair = Pair {
+                names,
+                places: &places,
+                left: &parts[left],
+                right: &parts[right],
+                first: bounds[right],
+                options,
+            };
+            pairs.push(pair.report(near)?);
         }
     }
-    LeakReport {
+    let rows = SPLITS.iter().enumerate();
+    Ok(LeakReport {
         format: 1,
         seed: options.seed,
         group: options.group.clone(),
         near: options.near,
         boilerplate: options.boilerplate,
-        rows: SPLITS
-            .iter()
-            .zip(splits)
-            .map(|(name, rows)| ((*name).to_owned(), rows.len() as u64))
+        rows: rows
+            .map(|(i, name)| ((*name).to_owned(), (bounds[i + 1] - bounds[i]) as u64))
             .collect(),
         units: None,
+        test_digest: None,
         pairs,
+    })
+}
+
+/// What is compared of a row beside its words: 64 bits of digests.
+struct Fact {
+    id: u64,
+    prompt: u64,
+    answer: Option<u64>,
+    /// One for each group.
+    groups: Vec<Option<u64>>,
+}
+
+impl Fact {
+    fn of(row: &Row, groups: &[GroupKey]) -> Result<Self, DataError> {
+        let short = |text: &str| Digest::of(text.as_bytes()).prefix();
+        let group = |key: &GroupKey| Ok(key.get(row)?.map(|value| short(&value)));
+        Ok(Fact {
+            id: row.id.0.prefix(),
+            prompt: prompt_digest(row).prefix(),
+            answer: row.answer().map(short),
+            groups: groups.iter().map(group).collect::<Result<_, DataError>>()?,
+        })
     }
 }
 
-type Part<'a> = (&'a [Row], &'a [Vec<u64>]);
+/// The facts of one split: which row holds each first.
+#[derive(Default)]
+struct Facts {
+    ids: BTreeSet<u64>,
+    prompts: HashMap<u64, usize>,
+    answers: BTreeSet<u64>,
+    groups: Vec<BTreeMap<u64, usize>>,
+    /// The prompt of each row.
+    rows: Vec<(u64, u64)>,
+}
 
-fn compare(
-    names: (&str, &str),
-    left: Part<'_>,
-    right: Part<'_>,
-    options: &SplitOptions,
-) -> PairReport {
-    let mut report = PairReport {
-        left: names.0.to_owned(),
-        right: names.1.to_owned(),
-        exact: 0,
-        near: 0,
-        group: 0,
-        shared_answers: 0,
-        highest_similarity: 0.0,
-        leaks: Vec::new(),
-    };
-    let name = |row: &Row| format!("{} ({})", row.id.0.short(), row.origin);
-    let ids: BTreeSet<_> = left.0.iter().map(|row| row.id).collect();
-    let prompts: BTreeMap<_, _> = left.0.iter().map(|row| (prompt_digest(row), row)).collect();
-    let mut index: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    for (i, set) in left.1.iter().enumerate() {
-        for shingle in set {
-            index.entry(*shingle).or_default().push(i);
+impl Facts {
+    fn add(&mut self, number: usize, fact: Fact) {
+        self.ids.insert(fact.id);
+        self.prompts.entry(fact.prompt).or_insert(number);
+        self.answers.extend(fact.answer);
+        self.rows.push((fact.id, fact.prompt));
+        self.groups.resize_with(fact.groups.len(), BTreeMap::new);
+        for (groups, group) in self.groups.iter_mut().zip(fact.groups) {
+            if let Some(group) = group {
+                groups.entry(group).or_insert(number);
+            }
         }
     }
-    for (row, set) in right.0.iter().zip(right.1) {
-        let same = prompts.get(&prompt_digest(row));
-        if let Some(other) = same {
-            report.exact += 1;
-            let what = if ids.contains(&row.id) {
-                "the row"
-            } else {
-                "the prompt"
+}
+
+/// Two splits that are compared.
+struct Pair<'a> {
+    names: (&'static str, &'static str),
+    places: &'a Places,
+    left: &'a Facts,
+    right: &'a Facts,
+    /// The number of the first row of the right one.
+    first: usize,
+    options: &'a SplitOptions,
+}
+
+impl Pair<'_> {
+    fn report(&self, near: &[Option<Nearest>]) -> Result<PairReport, DataError> {
+        let mut report = PairReport {
+            left: self.names.0.to_owned(),
+            right: self.names.1.to_owned(),
+            exact: 0,
+            near: 0,
+            group: 0,
+            shared_answers: 0,
+            highest_similarity: None,
+            leaks: Vec::new(),
+        };
+        for (at, ((id, prompt), near)) in self.right.rows.iter().zip(near).enumerate() {
+            let same = self.left.prompts.get(prompt);
+            if let Some(other) = same {
+                report.exact += 1;
+                if report.leaks.len() < LISTED {
+                    let whole = self.left.ids.contains(id);
+                    report
+                        .leaks
+                        .push(self.same(self.first + at, *other, whole)?);
+                }
+            }
+            let Some(near) = near else {
+                continue;
             };
-            let (left, right) = (name(other), name(row));
-            report.leaks.push(format!(
-                "{what} of {} {right} also stands in {} as {left}",
-                names.1, names.0
-            ));
+            let highest = report.highest_similarity.unwrap_or(0.0);
+            report.highest_similarity = Some(highest.max(near.similarity));
+            if near.similarity >= self.options.near && same.is_none() {
+                report.near += 1;
+                if report.leaks.len() < LISTED {
+                    report.leaks.push(self.near(self.first + at, near)?);
+                }
+            }
         }
-        let Some((other, similarity)) = nearest(set, &index, left.1) else {
-            continue;
-        };
-        report.highest_similarity = report.highest_similarity.max(similarity);
-        if similarity >= options.near && same.is_none() {
-            report.near += 1;
-            let (left, right) = (name(&left.0[other]), name(row));
-            report.leaks.push(format!(
-                "{right} of {} is {similarity:.2} similar to {left} of {}",
-                names.1, names.0
-            ));
-        }
+        self.groups(&mut report)?;
+        report.shared_answers = self.left.answers.intersection(&self.right.answers).count() as u64;
+        report.leaks.truncate(LISTED);
+        Ok(report)
     }
-    shared_groups(&mut report, left.0, right.0, options);
-    let answers = |rows: &[Row]| {
-        rows.iter()
-            .filter_map(|r| r.answer().map(str::to_owned))
-            .collect::<BTreeSet<_>>()
-    };
-    report.shared_answers = answers(left.0).intersection(&answers(right.0)).count() as u64;
-    report.leaks.truncate(LISTED);
-    report
-}
 
-/// The most similar set that shares a shingle, and how similar it is.
-fn nearest(
-    set: &[u64],
-    index: &BTreeMap<u64, Vec<usize>>,
-    sets: &[Vec<u64>],
-) -> Option<(usize, f64)> {
-    let meeting: BTreeSet<usize> = set
-        .iter()
-        .filter_map(|s| index.get(s))
-        .flatten()
-        .copied()
-        .collect();
-    meeting
-        .into_iter()
-        .map(|i| (i, jaccard(set, &sets[i])))
-        .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
-}
+    fn name(&self, number: usize) -> Result<String, DataError> {
+        let row = self.places.row(number)?;
+        Ok(format!("{} ({})", row.id.0.short(), row.origin))
+    }
 
-fn shared_groups(report: &mut PairReport, left: &[Row], right: &[Row], options: &SplitOptions) {
-    for field in &options.group {
-        let values = |rows: &[Row]| {
-            rows.iter()
-                .filter_map(|row| row.meta_text(field))
-                .collect::<BTreeSet<_>>()
-        };
-        for value in values(left).intersection(&values(right)) {
-            report.group += 1;
-            let (a, b) = (&report.left, &report.right);
-            report
-                .leaks
-                .push(format!("{field} '{value}' stands in {a} and in {b}"));
+    fn same(&self, row: usize, other: usize, whole: bool) -> Result<String, DataError> {
+        let what = if whole { "the row" } else { "the prompt" };
+        let (left, right) = (self.name(other)?, self.name(row)?);
+        let names = self.names;
+        Ok(format!(
+            "{what} of {} {right} also stands in {} as {left}",
+            names.1, names.0
+        ))
+    }
+
+    fn near(&self, row: usize, near: &Nearest) -> Result<String, DataError> {
+        let (left, right) = (self.name(near.other)?, self.name(row)?);
+        let names = self.names;
+        Ok(format!(
+            "{right} of {} is {:.2} similar to {left} of {}",
+            names.1, near.similarity, names.0
+        ))
+    }
+
+    fn groups(&self, report: &mut PairReport) -> Result<(), DataError> {
+        let sides = self.left.groups.iter().zip(&self.right.groups);
+        for (field, (left, right)) in self.options.group.iter().zip(sides) {
+            for (value, row) in left {
+                if !right.contains_key(value) {
+                    continue;
+                }
+                report.group += 1;
+                if report.leaks.len() < LISTED {
+                    let key = GroupKey::new(field, "group")?;
+                    let value = key.get(&self.places.row(*row)?)?.unwrap_or_default();
+                    let (a, b) = self.names;
+                    report
+                        .leaks
+                        .push(format!("{field} '{value}' stands in {a} and in {b}"));
+                }
+            }
         }
+        Ok(())
+    }
+}
+
+impl LeakReport {
+    /// The page.
+    pub fn html(&self) -> String {
+        let verdict = if self.leaks() == 0 {
+            Verdict::Pass
+        } else {
+            Verdict::Fail
+        };
+        let mut page = Page::new("Split", Some(verdict));
+        page.text(&format!(
+            "Rows were kept together by equal prompt, by {}, and from a similarity of {} on. \
+             The written files were compared again, pair by pair, by another way than they were made.",
+            match self.group.is_empty() {
+                true => "no group".to_owned(),
+                false => format!("group ({})", self.group.join(", ")),
+            },
+            self.near
+        ));
+        if let Some(digest) = self.test_digest {
+            page.text(&format!(
+                "To freeze the test split: frozen_test = \"{digest}\""
+            ));
+        }
+        let total: u64 = self.rows.values().sum();
+        let sizes: Vec<Vec<Cell>> = SPLITS
+            .iter()
+            .filter_map(|name| Some((name, *self.rows.get(*name)?)))
+            .map(|(name, n)| {
+                vec![
+                    Cell::code(*name),
+                    Cell::Count(n),
+                    Cell::Share(n as f64 / total.max(1) as f64),
+                ]
+            })
+            .collect();
+        page.heading("Sizes", None)
+            .table(&["split", "rows", "share"], &sizes);
+        let head = [
+            "splits",
+            "exact",
+            "near",
+            "group",
+            "answers in both",
+            "highest similarity",
+        ];
+        let pairs: Vec<Vec<Cell>> = self.pairs.iter().map(PairReport::line).collect();
+        page.heading("Leaks", None).table(&head, &pairs);
+        for pair in self.pairs.iter().filter(|pair| !pair.leaks.is_empty()) {
+            let lines: Vec<Vec<Cell>> = pair
+                .leaks
+                .iter()
+                .map(|leak| vec![Cell::text(leak)])
+                .collect();
+            page.table(&[&format!("{} and {}", pair.left, pair.right)], &lines);
+        }
+        page.finish()
+    }
+}
+
+impl PairReport {
+    fn line(&self) -> Vec<Cell> {
+        let counts = [self.exact, self.near, self.group, self.shared_answers];
+        let mut line = vec![Cell::code(format!("{}, {}", self.left, self.right))];
+        line.extend(counts.map(Cell::Count));
+        line.push(Cell::text(match self.highest_similarity {
+            Some(highest) => format!("{highest:.3}"),
+            None => format!("below {SIMILAR}"),
+        }));
+        line
     }
 }
 
@@ -265,7 +415,7 @@ mod tests {
             row("same prompt", "other", "f6"),
             row(&long.replace("line 3", "line 77"), "the end", "f7"),
         ];
-        let report = find_leaks(&[&train, &validation, &test], &options);
+        let report = crate::data::split::tests::leaks([&train, &validation, &test], &options);
         let [to_validation, to_test, between] = report.pairs.as_slice() else {
             panic!("three pairs");
         };
@@ -275,7 +425,7 @@ mod tests {
         );
         assert_eq!((to_test.exact, to_test.near, to_test.group), (2, 1, 0));
         assert_eq!(to_test.shared_answers, 2);
-        assert_eq!(to_test.highest_similarity, 1.0);
+        assert_eq!(to_test.highest_similarity, Some(1.0));
         assert_eq!((between.exact, between.near, between.group), (0, 0, 0));
         assert_eq!(report.leaks(), 4);
         let error = report.check().unwrap_err().to_string();

@@ -4,17 +4,22 @@
 //! evaluation read; every row has a content id and an origin, so that any later
 //! artefact can point at it.
 
+mod columns;
 mod error;
 mod finding;
 mod import;
 mod jsonl;
+mod key;
 mod leak;
 mod near;
+mod nearest;
 mod overlap;
 pub mod page;
+mod places;
 mod reports;
 mod row;
 mod select;
+mod shingle;
 mod split;
 mod stats;
 mod stream;
@@ -37,8 +42,8 @@ pub use reports::{
 };
 pub use row::{Content, Message, Role, Row, RowId};
 pub use select::select;
-pub use split::{SplitOptions, Splits, split};
+pub use split::{AUGMENTED_FROM, SplitOptions, SplitSummary, split, test_digest};
 pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
-pub use stream::{Block, Blocks, LineWriter, each_line, each_row, parse_line, to_line};
+pub use stream::{Block, Blocks, Line, LineWriter, each_line, each_row, parse_line, to_line};
 pub use template::{BuildSummary, Templates};
 pub use version::upgrade;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
-use super::split::prompt_digest;
+use super::key::prompt_digest;
 use super::{Content, DataError, Row};
 
 /// What is counted.

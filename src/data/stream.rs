@@ -23,19 +23,41 @@ const BLOCK: usize = 1 << 20;
 /// line in memory has to hold all of it.
 pub const MAX_LINE: usize = 64 << 20;
 
+/// A line of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The place of its first byte in the file.
+    pub start: u64,
+    /// Its bytes, without its end.
+    pub bytes: &'a [u8],
+}
+
 /// Whole lines of a file.
 pub struct Block {
     /// The number of the first line, from 1.
     first: u64,
+    /// The place of the first byte in the file.
+    start: u64,
     bytes: Vec<u8>,
 }
 
 impl Block {
-    /// Each line with its number and without its end.
-    pub fn lines(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    /// Its lines.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
         let text = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
         let lines = (!self.bytes.is_empty()).then(|| text.split(|&b| b == b'\n'));
-        (self.first..).zip(lines.into_iter().flatten())
+        let numbered = (self.first..).zip(lines.into_iter().flatten());
+        numbered.scan(self.start, |next, (number, bytes)| {
+            let start = *next;
+            *next += bytes.len() as u64 + 1;
+            Some(Line {
+                number,
+                start,
+                bytes,
+            })
+        })
     }
 }
 
@@ -44,6 +66,7 @@ pub struct Blocks<R> {
     label: PathBuf,
     reader: R,
     next_line: u64,
+    next_start: u64,
     /// What was read behind the last whole line.
     rest: Vec<u8>,
     ended: bool,
@@ -63,6 +86,7 @@ impl<R: Read> Blocks<R> {
             label: label.to_owned(),
             reader,
             next_line: 1,
+            next_start: 0,
             rest: Vec::new(),
             ended: false,
         }
@@ -91,9 +115,14 @@ impl<R: Read> Blocks<R> {
             return Ok(None);
         }
         self.rest = bytes.split_off(end);
-        let first = self.next_line;
+        let (first, start) = (self.next_line, self.next_start);
         self.next_line += memchr::memchr_iter(b'\n', &bytes).count() as u64;
-        Ok(Some(Block { first, bytes }))
+        self.next_start += bytes.len() as u64;
+        Ok(Some(Block {
+            first,
+            start,
+            bytes,
+        }))
     }
 }
 
@@ -113,14 +142,13 @@ pub fn too_long(label: &Path, line: u64) -> DataError {
     DataError::line(label, line, message)
 }
 
-/// Works on every line on all cores (`work` sees its number from 1 and its
-/// bytes without the end of the line) and hands the results to `sink` in the
+/// Works on every line on all cores and hands the results to `sink` in the
 /// order of the file. Returns the number of lines.
 pub fn each_line<R, T, W, S>(mut blocks: Blocks<R>, work: W, mut sink: S) -> Result<u64, DataError>
 where
     R: Read,
     T: Send,
-    W: Fn(u64, &[u8]) -> Result<T, DataError> + Sync,
+    W: Fn(Line<'_>) -> Result<T, DataError> + Sync,
     S: FnMut(T) -> Result<(), DataError>,
 {
     let at_once = rayon::current_num_threads();
@@ -135,7 +163,7 @@ where
         }
         let done: Vec<Result<Vec<T>, DataError>> = group
             .par_iter()
-            .map(|block| block.lines().map(|(n, line)| work(n, line)).collect())
+            .map(|block| block.lines().map(&work).collect())
             .collect();
         for results in done {
             for result in results? {
@@ -147,13 +175,9 @@ where
 }
 
 /// One value of a line; `label` stands for the file in errors.
-pub fn parse_line<T: DeserializeOwned>(
-    label: &Path,
-    number: u64,
-    line: &[u8],
-) -> Result<T, DataError> {
-    let fault = |message: String| DataError::line(label, number, message);
-    let text = std::str::from_utf8(line).map_err(|e| {
+pub fn parse_line<T: DeserializeOwned>(label: &Path, line: Line<'_>) -> Result<T, DataError> {
+    let fault = |message: String| DataError::line(label, line.number, message);
+    let text = std::str::from_utf8(line.bytes).map_err(|e| {
         let at = e.valid_up_to() + 1;
         fault(format!("not UTF-8 from byte {at} of the line"))
     })?;
@@ -173,7 +197,7 @@ where
     W: Fn(u64, Row) -> Result<T, DataError> + Sync,
     S: FnMut(T) -> Result<(), DataError>,
 {
-    let row = |number, line: &[u8]| work(number - 1, parse_line(path, number, line)?);
+    let row = |line: Line<'_>| work(line.number - 1, parse_line(path, line)?);
     each_line(Blocks::open(path)?, row, sink)
 }
 
@@ -233,7 +257,11 @@ mod tests {
 
     fn lines(text: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let mut all = Vec::new();
-        let work = |n, line: &[u8]| Ok((n, line.to_vec()));
+        let work = |line: Line<'_>| {
+            let end = line.start as usize + line.bytes.len();
+            assert_eq!(&text[line.start as usize..end], line.bytes);
+            Ok((line.number, line.bytes.to_vec()))
+        };
         let blocks = Blocks::new(Path::new("t"), text);
         let count = each_line(blocks, work, |line| {
             all.push(line);
@@ -256,7 +284,7 @@ mod tests {
     #[test]
     fn the_first_fault_of_the_file_is_reported() {
         let text = "1\n".repeat(BLOCK) + "x\ny\n" + &"1\n".repeat(BLOCK);
-        let work = |n, line: &[u8]| parse_line::<u8>(Path::new("t.jsonl"), n, line);
+        let work = |line: Line<'_>| parse_line::<u8>(Path::new("t.jsonl"), line);
         let blocks = Blocks::new(Path::new("t.jsonl"), text.as_bytes());
         let error = each_line(blocks, work, |_| Ok(())).unwrap_err().to_string();
         assert!(error.contains(&format!("t.jsonl:{}", BLOCK + 1)), "{error}");
@@ -267,7 +295,7 @@ mod tests {
         let endless = std::io::repeat(b'x').take(1 << 40);
         let head: &[u8] = b"ok\n";
         let blocks = Blocks::new(Path::new("t.jsonl"), head.chain(endless));
-        let error = each_line(blocks, |_, _| Ok(()), |()| Ok(())).unwrap_err();
+        let error = each_line(blocks, |_| Ok(()), |()| Ok(())).unwrap_err();
         let error = error.to_string();
         assert!(
             error.contains("t.jsonl:2") && error.contains("64 MiB"),

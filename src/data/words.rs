@@ -28,6 +28,25 @@ pub fn words(text: &str) -> impl Iterator<Item = (Range<usize>, u64)> {
     })
 }
 
+/// As [`words`], the hashes alone, with each run of digits as one `0`: so that
+/// texts which differ in a line number or a version have the same words.
+pub fn normal_words(text: &str) -> impl Iterator<Item = u64> {
+    let mut normal = String::new();
+    ranges(text).map(move |range| {
+        normal.clear();
+        let mut push = |c: char| match c {
+            c if !c.is_numeric() => normal.push(c),
+            _ if normal.ends_with('0') => {}
+            _ => normal.push('0'),
+        };
+        text[range]
+            .chars()
+            .flat_map(char::to_lowercase)
+            .for_each(&mut push);
+        XxHash3_64::oneshot(normal.as_bytes())
+    })
+}
+
 /// The byte ranges of the words of a text.
 fn ranges(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut at = 0;
@@ -63,7 +82,7 @@ fn append(sum: u64, word: &u64) -> u64 {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, 2014).
-pub fn mix(value: u64) -> u64 {
+pub const fn mix(value: u64) -> u64 {
     let mut z = value;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

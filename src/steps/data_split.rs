@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::write_json;
 use crate::data::{self, SplitOptions};
+use crate::files;
+use crate::hash::Digest;
 use crate::step::{Context, FieldError, InPort, OutPort, PortType, Resources, Step, StepError};
 
 /// The kind.
@@ -23,8 +25,9 @@ pub struct Params {
     /// Share of rows for the test, 0 to 1; the rest is for training.
     #[serde(default = "tenth")]
     test: f64,
-    /// Metadata fields; rows that agree in one of them never straddle.
-    /// `group` is the finding that a row was built from.
+    /// Metadata fields, or expressions such as `meta.cve or meta.package`; rows
+    /// that agree in one of them never straddle. `group` is the finding that a
+    /// row was built from.
     #[serde(default)]
     group: Vec<String>,
     /// Rows at least this similar never straddle: Jaccard over word 5-grams
@@ -35,9 +38,15 @@ pub struct Params {
     /// rows) are a template's and do not count for similarity.
     #[serde(default = "tenth")]
     boilerplate: f64,
-    /// A metadata field whose values are spread evenly over the splits.
+    /// A metadata field or an expression whose values are spread evenly over
+    /// the splits.
     #[serde(default)]
     stratify: Option<String>,
+    /// The digest of the test split as a report gave it (`test_digest`): the
+    /// step fails when the split would hold other rows.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    frozen_test: Option<Digest>,
 }
 
 fn tenth() -> f64 {
@@ -51,7 +60,7 @@ fn four_fifths() -> f64 {
 impl Step for DataSplit {
     type Params = Params;
     const KIND: &'static str = "data.split";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Splits rows by group and near-duplicate cluster; fails unless its own leak report is all zero.";
 
     fn inputs() -> Vec<InPort> {
@@ -64,6 +73,7 @@ impl Step for DataSplit {
             OutPort::new("validation", PortType::Dataset, "validation.jsonl"),
             OutPort::new("test", PortType::Dataset, "test.jsonl"),
             OutPort::new("report", PortType::Metrics, "leaks.json"),
+            OutPort::new("page", PortType::Document, "leaks.html"),
         ]
     }
 
@@ -103,20 +113,33 @@ impl Step for DataSplit {
             boilerplate: params.boilerplate,
             stratify: params.stratify.clone(),
         };
-        let splits = data::split(data::read_rows(context.input("rows")?)?, &options)?;
         let files =
             ["train.jsonl", "validation.jsonl", "test.jsonl"].map(|name| context.output(name));
-        for (path, rows) in files
-            .iter()
-            .zip([&splits.train, &splits.validation, &splits.test])
-        {
-            data::write_rows(path, rows)?;
-        }
+        let to = [0, 1, 2].map(|i| files[i].as_path());
+        let summary = data::split(context.input("rows")?, &options, to)?;
         // The proof is about what was written, so it is read back.
-        let [train, validation, test] = [0, 1, 2].map(|i| data::read_rows(&files[i]));
-        let mut report = data::find_leaks(&[&train?, &validation?, &test?], &options);
-        report.units = Some(splits.units as u64);
+        let mut report = data::find_leaks(to, &options)?;
+        report.units = Some(summary.units as u64);
+        report.test_digest = Some(summary.test);
+        context.fact("test_digest", summary.test.to_string());
         write_json(&context.output("leaks.json"), &report)?;
-        Ok(report.check()?)
+        files::write(&context.output("leaks.html"), report.html())?;
+        report.check()?;
+        frozen(params, summary.test)
+    }
+}
+
+/// Whether the test split is the one that the pipeline file froze.
+fn frozen(params: &Params, found: Digest) -> Result<(), StepError> {
+    match params.frozen_test {
+        Some(frozen) if frozen != found => {
+            let message =
+                format!("the test split is not the frozen one: it is {found}, frozen was {frozen}");
+            Err(StepError::new(message).hint(
+                "scores on another test split cannot be compared with earlier ones: restore the rows it was \
+                 made of, or set `frozen_test` to the new digest and measure all models again",
+            ))
+        }
+        _ => Ok(()),
     }
 }

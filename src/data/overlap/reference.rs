@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
-use crate::data::{Blocks, Content, DataError, Role, Row, each_line, each_row, parse_line};
+use crate::data::{Blocks, Content, DataError, Line, Role, Row, each_line, each_row, parse_line};
 use crate::files::{self, PathContext};
 
 /// An evaluation row in the three parts that decon normalises all of them to.
@@ -63,7 +63,7 @@ impl References {
     pub fn add_records(&mut self, label: &str, path: &Path) -> Result<(), DataError> {
         let label = Path::new(label);
         let blocks = Blocks::new(label, plain(path)?);
-        let work = |number, line: &[u8]| Ok((number, parse_line::<Record>(label, number, line)?));
+        let work = |line: Line<'_>| Ok((line.number, parse_line::<Record>(label, line)?));
         each_line(blocks, work, |(number, record)| {
             if record.question.trim().is_empty() {
                 return Err(DataError::line(label, number, "field `question` is empty"));

@@ -11,7 +11,9 @@ use super::reference::{Reference, References};
 use super::scan::{Match, Rule, Rules, joined};
 use crate::data::page::{Cell, Excerpt, Page, Verdict};
 use crate::data::words::words;
-use crate::data::{Blocks, DataError, LineWriter, Row, RowId, each_line, parse_line, to_line};
+use crate::data::{
+    Blocks, DataError, Line, LineWriter, Row, RowId, each_line, parse_line, to_line,
+};
 
 /// Characters around what agrees.
 const AROUND: usize = 120;
@@ -136,12 +138,12 @@ pub fn decontaminate(
         LineWriter::create(to.removed)?,
         LineWriter::create(to.matches)?,
     );
-    let work = |number, line: &[u8]| {
-        let row: Row = parse_line(rows, number, line)?;
+    let work = |line: Line<'_>| {
+        let row: Row = parse_line(rows, line)?;
         let found = index.scan(&row, &options.rules);
         let told: Vec<Contamination> = found.iter().map(|m| tell(&row, m, references)).collect();
         let items: Vec<usize> = found.iter().map(|m| m.item).collect();
-        Ok((line.to_vec(), items, told))
+        Ok((line.bytes.to_vec(), items, told))
     };
     each_line(Blocks::open(rows)?, work, |(line, items, told)| {
         match options.remove && !told.is_empty() {
