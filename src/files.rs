@@ -72,6 +72,13 @@ pub fn write(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), FileError> {
     fs::write(path, bytes).on("write", path)
 }
 
+/// Copies the bytes of a file, not its permissions: what is read-only in a
+/// cache is not where it is copied to.
+pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
+    let (mut bytes, mut copy) = (open(from)?, create(to)?);
+    io::copy(&mut bytes, &mut copy).on("copy", from).map(drop)
+}
+
 /// Creates a folder and its parents.
 pub fn create_dir(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).on("create folder", path)

@@ -108,9 +108,4 @@ impl GroupKey {
             known.join(", ")
         ))
     }
-
-    /// As the pipeline file has it.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
 }

@@ -4,7 +4,9 @@
 //! evaluation read; every row has a content id and an origin, so that any later
 //! artefact can point at it.
 
+mod check;
 mod columns;
+mod encoding;
 mod error;
 mod finding;
 mod import;
@@ -27,11 +29,15 @@ mod template;
 mod version;
 mod words;
 
+pub use check::{
+    CheckOptions, CheckReport, CheckResult, Cluster, Contradiction, Example, Limit, Pattern, check,
+};
 pub use error::DataError;
 pub use finding::{Finding, Package, Severity};
 pub use import::{RowsSummary, Schema, import_rows};
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use leak::{LeakReport, PairReport, find_leaks};
+pub use near::{Banding, HASHES, NearOptions};
 pub use overlap::{
     Contamination, Match, OverlapFiles, OverlapOptions, OverlapReport, Reference, References, Rule,
     Rules, SetReport, decontaminate,
@@ -42,6 +48,7 @@ pub use reports::{
 };
 pub use row::{Content, Message, Role, Row, RowId};
 pub use select::select;
+pub use shingle::View;
 pub use split::{AUGMENTED_FROM, SplitOptions, SplitSummary, split, test_digest};
 pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
 pub use stream::{Block, Blocks, Line, LineWriter, each_line, each_row, parse_line, to_line};

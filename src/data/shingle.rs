@@ -51,7 +51,7 @@ impl View {
     pub fn texts(self, row: &Row) -> Vec<&str> {
         let prompt = || row.prompt().iter().map(|message| message.content.as_str());
         match self {
-            View::Prompt if row.prompt().len() > 0 => prompt().collect(),
+            View::Prompt if !row.prompt().is_empty() => prompt().collect(),
             View::Answer if row.answer().is_some() => row.answer().into_iter().collect(),
             _ => row.texts().collect(),
         }

@@ -14,7 +14,7 @@ use crate::files;
 use crate::graph::{Node, StepId};
 use crate::hash::Digest;
 use crate::plan::{Decided, Provenance, ResolvedInput};
-use crate::step::StepError;
+use crate::step::{OutPort, PortType, StepError};
 use crate::store::{Entry, Note, Output, Shape, Store, StoreError};
 
 impl<'a> Run<'a, '_> {
@@ -30,6 +30,9 @@ impl<'a> Run<'a, '_> {
         if let (None, Err(error)) = (&log, &mut ended.end) {
             // Before what takes the room is removed.
             log_lost(error, &flight.work.log(), self.with.around.cache);
+        }
+        if let Err(error) = &mut ended.end {
+            self.keep_reports(id, &flight.work, error);
         }
         self.work_folders.give_back(flight.work.clone());
         for message in ended.result.warnings.clone() {
@@ -292,18 +295,49 @@ impl<'a> Run<'a, '_> {
         }
     }
 
+    /// The folder of what this run leaves beside outputs.
+    fn run_folder(&self) -> PathBuf {
+        let runs = self.with.around.cache.join("runs");
+        runs.join(&self.with.options.run)
+    }
+
+    /// Moves the documents and metrics that a failed step has written to the
+    /// run's folder, and says where they are: a gate's report is what the user
+    /// wants to read then. They are no outputs, and no step sees them.
+    fn keep_reports(&self, id: StepId, work: &WorkFolder, error: &mut StepError) {
+        let node = self.node(id);
+        let folder = self
+            .run_folder()
+            .join(format!("{}.failed", node.name.file()));
+        let told = |port: &&OutPort| matches!(port.ty, PortType::Document | PortType::Metrics);
+        let mut kept: Vec<(PortType, PathBuf)> = Vec::new();
+        for port in node.outputs.iter().filter(told) {
+            let (from, to) = (work.out().join(&port.path), folder.join(&port.path));
+            let parent = to.parent().unwrap_or(&folder);
+            if from.is_file()
+                && files::create_dir(parent).is_ok()
+                && files::rename(&from, &to).is_ok()
+            {
+                kept.push((port.ty, to));
+            }
+        }
+        let page = kept.iter().find(|(ty, _)| *ty == PortType::Document);
+        let Some((_, path)) = page.or(kept.first()) else {
+            return;
+        };
+        let read = format!("its report is {}", path.display());
+        error.hint = Some(match error.hint.take() {
+            Some(hint) => format!("{hint}; {read}"),
+            None => read,
+        });
+    }
+
     /// Moves a log that says something to the run's folder.
     fn keep_log(&self, id: StepId, work: &WorkFolder, log: KeptLog) -> Option<PathBuf> {
         if !log.said {
             return None;
         }
-        let log = work.log();
-        let folder = self
-            .with
-            .around
-            .cache
-            .join("runs")
-            .join(&self.with.options.run);
+        let (log, folder) = (work.log(), self.run_folder());
         files::create_dir(&folder).ok()?;
         let kept = folder.join(format!("{}.log", self.node(id).name.file()));
         files::rename(&log, &kept).ok()?;

@@ -73,7 +73,7 @@ pub fn assemble(out: &Path, items: &[(String, PathBuf)]) -> Result<Manifest, Fol
         if let Some(folder) = target.parent() {
             files::create_dir(folder)?;
         }
-        copy(&source, &target)?;
+        files::copy(&source, &target)?;
         let (blake3, size) = Digest::of_file(&target).on("read", &target)?;
         manifest.files.push(ManifestFile { path, size, blake3 });
     }
@@ -145,14 +145,6 @@ fn check_collisions<'a>(
             return Err(FolderError::Collision(seen[&file].to_owned(), path.clone()));
         }
     }
-    Ok(())
-}
-
-/// Copies bytes, not permissions: what is read-only in a cache is not in a release.
-fn copy(source: &Path, target: &Path) -> Result<(), FolderError> {
-    let mut reader = files::open(source)?;
-    let mut writer = files::create(target)?;
-    std::io::copy(&mut reader, &mut writer).on("write", target)?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod adapter_merge;
 mod chart_loss;
 mod command;
 mod data_build;
+mod data_check;
 mod data_decontaminate;
 mod data_import;
 mod data_select;
@@ -43,6 +44,7 @@ pub fn register(registry: &mut Registry) {
         .add::<findings_import::FindingsImport>()
         .add::<data_import::DataImport>()
         .add::<data_build::DataBuild>()
+        .add::<data_check::DataCheck>()
         .add::<data_decontaminate::DataDecontaminate>()
         .add::<data_select::DataSelect>()
         .add::<data_split::DataSplit>()
