@@ -8,8 +8,10 @@ mod check;
 mod columns;
 mod encoding;
 mod error;
+mod field;
 mod finding;
 mod import;
+mod items;
 mod jsonl;
 mod key;
 mod leak;
@@ -17,14 +19,18 @@ mod near;
 mod nearest;
 mod overlap;
 pub mod page;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod places;
 mod reports;
 mod row;
 mod select;
 mod shingle;
+mod source;
 mod split;
 mod stats;
 mod stream;
+mod strict;
 mod template;
 mod version;
 mod words;
@@ -33,8 +39,11 @@ pub use check::{
     CheckOptions, CheckReport, CheckResult, Cluster, Contradiction, Example, Limit, Pattern, check,
 };
 pub use error::DataError;
+pub use field::{BadPath, FieldPath};
 pub use finding::{Finding, Package, Severity};
-pub use import::{RowsSummary, Schema, import_rows};
+pub use import::{
+    FieldNames, Required, RowSink, RowsOptions, RowsSummary, Schema, Take, import_rows,
+};
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use leak::{LeakReport, PairReport, find_leaks};
 pub use near::{Banding, HASHES, NearOptions};
@@ -42,6 +51,8 @@ pub use overlap::{
     Contamination, Match, OverlapFiles, OverlapOptions, OverlapReport, Reference, References, Rule,
     Rules, SetReport, decontaminate,
 };
+#[cfg(feature = "parquet")]
+pub use parquet::RowsWriter;
 pub use reports::{
     ImportOptions, ImportSummary, Report, ReportSummary, ToolSummary, import_findings,
     read_findings, read_report,
@@ -49,6 +60,7 @@ pub use reports::{
 pub use row::{Content, Message, Role, Row, RowId};
 pub use select::select;
 pub use shingle::View;
+pub use source::Format;
 pub use split::{AUGMENTED_FROM, SplitOptions, SplitSummary, split, test_digest};
 pub use stats::{DatasetStats, Distribution, Stats, StatsOptions, TooLong, stats};
 pub use stream::{Block, Blocks, Line, LineWriter, each_line, each_row, parse_line, to_line};

@@ -44,6 +44,13 @@ impl Role {
             Role::Assistant => "assistant",
         }
     }
+
+    /// The role of that name.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Role::System, Role::User, Role::Assistant]
+            .into_iter()
+            .find(|role| role.name() == name)
+    }
 }
 
 /// One turn of a conversation.
@@ -74,21 +81,39 @@ pub enum Content {
     Messages(Vec<Message>),
     /// Plain text.
     Text(String),
+    /// Two answers to one prompt, of which the first is preferred.
+    Preference {
+        /// What is asked, never empty.
+        prompt: Vec<Message>,
+        /// The better answer.
+        chosen: String,
+        /// The worse answer.
+        rejected: String,
+    },
 }
 
 impl Content {
     /// The id of a row with this content.
     pub fn id(&self) -> RowId {
         let mut encoder = Encoder::new("retune.row.1");
-        match self {
-            Content::Messages(messages) => {
-                encoder.str("messages").list(messages.len());
-                for message in messages {
-                    encoder.str(message.role.name()).str(&message.content);
-                }
+        let turns = |encoder: &mut Encoder, name: &str, messages: &[Message]| {
+            encoder.str(name).list(messages.len());
+            for message in messages {
+                encoder.str(message.role.name()).str(&message.content);
             }
+        };
+        match self {
+            Content::Messages(messages) => turns(&mut encoder, "messages", messages),
             Content::Text(text) => {
                 encoder.str("text").str(text);
+            }
+            Content::Preference {
+                prompt,
+                chosen,
+                rejected,
+            } => {
+                turns(&mut encoder, "preference", prompt);
+                encoder.str(chosen).str(rejected);
             }
         }
         RowId(encoder.digest_of())
@@ -97,7 +122,8 @@ impl Content {
 
 /// One example: content, what is known about it, and where it came from.
 ///
-/// As JSON: `{"id","messages"|"text","meta","origin"}`, in this order.
+/// As JSON: `{"id","messages"|"text"|"prompt","chosen","rejected","meta","origin"}`,
+/// in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The digest of `content`.
@@ -129,10 +155,12 @@ impl Row {
                 _ => messages,
             },
             Content::Text(_) => &[],
+            Content::Preference { prompt, .. } => prompt,
         }
     }
 
-    /// The last message when it is the assistant's; none for a plain text row.
+    /// The last message when it is the assistant's, of a preference the better
+    /// answer; none for a plain text row.
     pub fn answer(&self) -> Option<&str> {
         match &self.content {
             Content::Messages(messages) => messages
@@ -140,16 +168,23 @@ impl Row {
                 .filter(|last| last.role == Role::Assistant)
                 .map(|last| last.content.as_str()),
             Content::Text(_) => None,
+            Content::Preference { chosen, .. } => Some(chosen),
         }
     }
 
-    /// All text of the row, message by message.
+    /// All text of the row, message by message, answers last.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
-        let (messages, text) = match &self.content {
-            Content::Messages(messages) => (messages.as_slice(), None),
-            Content::Text(text) => (&[][..], Some(text.as_str())),
+        let (messages, texts) = match &self.content {
+            Content::Messages(messages) => (messages.as_slice(), [None, None]),
+            Content::Text(text) => (&[][..], [Some(text.as_str()), None]),
+            Content::Preference {
+                prompt,
+                chosen,
+                rejected,
+            } => (prompt.as_slice(), [Some(chosen.as_str()), Some(rejected)]),
         };
-        messages.iter().map(|m| m.content.as_str()).chain(text)
+        let messages = messages.iter().map(|m| m.content.as_str());
+        messages.chain(texts.into_iter().flatten())
     }
 
     /// A metadata value as text: strings as they are, other values as JSON,
@@ -170,11 +205,20 @@ impl Serialize for Row {
             .iter()
             .map(|(name, value)| (name.as_str(), Sorted(value)))
             .collect();
-        let mut row = serializer.serialize_struct("Row", 4)?;
+        let mut row = serializer.serialize_struct("Row", 6)?;
         row.serialize_field("id", &self.id)?;
         match &self.content {
             Content::Messages(messages) => row.serialize_field("messages", messages)?,
             Content::Text(text) => row.serialize_field("text", text)?,
+            Content::Preference {
+                prompt,
+                chosen,
+                rejected,
+            } => {
+                row.serialize_field("prompt", prompt)?;
+                row.serialize_field("chosen", chosen)?;
+                row.serialize_field("rejected", rejected)?;
+            }
         }
         row.serialize_field("meta", &meta)?;
         row.serialize_field("origin", &self.origin)?;
@@ -189,24 +233,41 @@ struct RawRow {
     id: RowId,
     messages: Option<Vec<Message>>,
     text: Option<String>,
+    prompt: Option<Vec<Message>>,
+    chosen: Option<String>,
+    rejected: Option<String>,
     meta: BTreeMap<String, Value>,
     origin: String,
 }
 
+impl RawRow {
+    fn content(&mut self) -> Result<Content, &'static str> {
+        let messages = self.messages.take();
+        let preference = (self.prompt.take(), self.chosen.take(), self.rejected.take());
+        match (messages, self.text.take(), preference) {
+            (Some(messages), None, (None, None, None)) if messages.is_empty() => {
+                Err("field `messages` is empty")
+            }
+            (Some(messages), None, (None, None, None)) => Ok(Content::Messages(messages)),
+            (None, Some(text), (None, None, None)) => Ok(Content::Text(text)),
+            (None, None, (Some(prompt), Some(chosen), Some(rejected))) if !prompt.is_empty() => {
+                Ok(Content::Preference {
+                    prompt,
+                    chosen,
+                    rejected,
+                })
+            }
+            (None, None, (None, None, None)) => Err("missing field `messages` or `text`"),
+            (None, None, _) => Err("a preference has a `prompt`, `chosen` and `rejected`"),
+            _ => Err("a row has `messages` or `text`, not both, or a preference"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for Row {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let raw = RawRow::deserialize(deserializer)?;
-        let content = match (raw.messages, raw.text) {
-            (Some(messages), None) if messages.is_empty() => {
-                return Err(D::Error::custom("field `messages` is empty"));
-            }
-            (Some(messages), None) => Content::Messages(messages),
-            (None, Some(text)) => Content::Text(text),
-            (Some(_), Some(_)) => {
-                return Err(D::Error::custom("a row has `messages` or `text`, not both"));
-            }
-            (None, None) => return Err(D::Error::custom("missing field `messages` or `text`")),
-        };
+        let mut raw = RawRow::deserialize(deserializer)?;
+        let content = raw.content().map_err(D::Error::custom)?;
         let row = Row::new(content, raw.meta, raw.origin);
         if row.id != raw.id {
             return Err(D::Error::custom(format!(

@@ -179,7 +179,10 @@ pub fn parse_line<T: DeserializeOwned>(label: &Path, line: Line<'_>) -> Result<T
     let fault = |message: String| DataError::line(label, line.number, message);
     let text = std::str::from_utf8(line.bytes).map_err(|e| {
         let at = e.valid_up_to() + 1;
-        fault(format!("not UTF-8 from byte {at} of the line"))
+        fault(format!(
+            "not UTF-8 from byte {at} of the line; if it is Latin-1 or Windows-1252, \
+             iconv -f WINDOWS-1252 -t UTF-8 converts it"
+        ))
     })?;
     if text.trim().is_empty() {
         let message = "the line is blank; every line is one JSON object";

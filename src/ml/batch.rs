@@ -108,6 +108,17 @@ pub enum BatchError {
         /// Where it came from.
         origin: String,
     },
+    /// A preference has two answers, and training reads one.
+    #[error(
+        "row {} from {origin} is a preference, and training reads rows with one answer; import it with take = \"chosen\"",
+        row.0.short()
+    )]
+    Preference {
+        /// The row.
+        row: RowId,
+        /// Where it came from.
+        origin: String,
+    },
     /// Nothing is left to learn from.
     #[error(
         "no row has a token to learn from: {masked} rows were cut off before their answer, {empty} are empty; raise max_length"
@@ -268,11 +279,20 @@ impl EncodedChat {
 /// Encodes a chat row. The prompt is encoded on its own, exactly as it is when
 /// an answer is generated.
 pub fn encode_chat(row: &Row, tokenizer: &Tokenizer) -> Result<EncodedChat, BatchError> {
-    let Content::Messages(messages) = &row.content else {
-        return Err(BatchError::NoAnswer {
-            row: row.id,
-            origin: row.origin.clone(),
-        });
+    let messages = match &row.content {
+        Content::Messages(messages) => messages,
+        Content::Text(_) => {
+            return Err(BatchError::NoAnswer {
+                row: row.id,
+                origin: row.origin.clone(),
+            });
+        }
+        Content::Preference { .. } => {
+            return Err(BatchError::Preference {
+                row: row.id,
+                origin: row.origin.clone(),
+            });
+        }
     };
     let encode = || {
         let Some(_) = row.answer() else {
