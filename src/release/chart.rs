@@ -80,10 +80,10 @@ const TITLE: u32 = 44;
 const MOST_POINTS: usize = 1000;
 
 /// Okabe and Ito's blue and vermilion, told apart by every kind of eye.
-const TRAINING: RGBColor = RGBColor(0, 114, 178);
-const VALIDATION: RGBColor = RGBColor(213, 94, 0);
-const INK: RGBColor = RGBColor(51, 51, 51);
-const FAINT: RGBColor = RGBColor(225, 225, 225);
+pub(super) const TRAINING: RGBColor = RGBColor(0, 114, 178);
+pub(super) const VALIDATION: RGBColor = RGBColor(213, 94, 0);
+pub(super) const INK: RGBColor = RGBColor(51, 51, 51);
+pub(super) const FAINT: RGBColor = RGBColor(225, 225, 225);
 
 /// Draws the logs as SVG text. The same logs give the same bytes.
 pub fn loss(title: &str, logs: &[Log]) -> Result<String, ChartError> {
@@ -93,26 +93,38 @@ pub fn loss(title: &str, logs: &[Log]) -> Result<String, ChartError> {
     let columns = logs.len().min(COLUMNS);
     let rows = logs.len().div_ceil(columns);
     let size = (PANEL.0 * columns as u32, TITLE + PANEL.1 * rows as u32);
+    svg(size, |root| draw(root, title, logs, (rows, columns)))
+}
+
+/// What `draw` draws on white, `size` in pixels, as SVG text.
+pub(super) fn svg(
+    size: (u32, u32),
+    draw: impl FnOnce(&Area<'_>) -> Drawn,
+) -> Result<String, ChartError> {
     let units = (size.0 * UNITS, size.1 * UNITS);
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, units).into_drawing_area();
-        draw(&root, title, logs, (rows, columns)).map_err(|e| ChartError::Draw(e.to_string()))?;
+        let drawn = root
+            .fill(&WHITE)
+            .map_err(Into::into)
+            .and_then(|()| draw(&root))
+            .and_then(|()| Ok(root.present()?));
+        drawn.map_err(|e| ChartError::Draw(e.to_string()))?;
     }
     let extent = |(width, height): (u32, u32)| format!("width=\"{width}\" height=\"{height}\"");
     Ok(svg.replacen(&extent(units), &extent(size), 1))
 }
 
 /// Pixels as units.
-const fn px(pixels: u32) -> u32 {
+pub(super) const fn px(pixels: u32) -> u32 {
     pixels * UNITS
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw(root: &Area<'_>, title: &str, logs: &[Log], grid: (usize, usize)) -> Drawn {
-    root.fill(&WHITE)?;
     let (top, below) = root.split_vertically(px(TITLE));
     let style = text(22).pos(Pos::new(HPos::Center, VPos::Center));
     let middle = (top.dim_in_pixel().0 as i32 / 2, px(TITLE / 2 + 4) as i32);
@@ -120,7 +132,6 @@ fn draw(root: &Area<'_>, title: &str, logs: &[Log], grid: (usize, usize)) -> Dra
     for (panel, log) in below.split_evenly(grid).iter().zip(logs) {
         draw_panel(panel, log)?;
     }
-    root.present()?;
     Ok(())
 }
 
@@ -189,7 +200,7 @@ fn swatch(x: i32, y: i32, style: ShapeStyle) -> PathElement<(i32, i32)> {
 }
 
 /// The viewer's own sans-serif: no font is needed to draw.
-fn text(size: u32) -> TextStyle<'static> {
+pub(super) fn text(size: u32) -> TextStyle<'static> {
     let font = FontDesc::new(
         FontFamily::SansSerif,
         f64::from(px(size)),

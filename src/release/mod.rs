@@ -2,9 +2,10 @@
 //!
 //! [`Lineage`] is how the inputs came to be (the engine writes it);
 //! [`recipe`] makes `recipe.toml` from it, [`card`] makes `README.md` from it
-//! and from metrics files, [`chart`] draws `loss.svg` from training logs, and
-//! [`folder`] collects files under a `MANIFEST.json`.
+//! and from metrics files, [`chart`] draws `loss.svg` from training logs, [`bars`]
+//! the lengths and categories of rows, and [`folder`] collects files under a `MANIFEST.json`.
 
+pub mod bars;
 pub mod card;
 pub mod chart;
 pub mod folder;
