@@ -166,11 +166,11 @@ fn packing(head: &[u8]) -> Packing {
     }
 }
 
+/// A stream whose first bytes were read already.
+type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
+
 /// Reads the first bytes; they come again with the rest.
-fn head<R: Read>(
-    mut from: R,
-    label: &str,
-) -> Result<(Vec<u8>, Chain<Cursor<Vec<u8>>, R>), DataError> {
+fn head<R: Read>(mut from: R, label: &str) -> Result<(Vec<u8>, Whole<R>), DataError> {
     let mut head = Vec::new();
     (&mut from)
         .take(262)

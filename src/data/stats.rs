@@ -366,7 +366,6 @@ impl Tally {
         } else {
             &self.tokens
         };
-        let named = |names: &[String]| names.to_vec().into_iter();
         self.by.resize_with(options.by.len(), BTreeMap::new);
         self.ratios.resize(options.ratios.len(), (0, 0, 0, 0.0));
         DatasetStats {
@@ -379,8 +378,11 @@ impl Tally {
             tokens: Distribution::of(&self.tokens),
             answer_tokens: Distribution::of(&self.answer_tokens),
             too_long,
-            by: named(&options.by).zip(self.by).collect(),
-            ratios: named(&options.ratios)
+            by: options.by.iter().cloned().zip(self.by).collect(),
+            ratios: options
+                .ratios
+                .iter()
+                .cloned()
                 .zip(&self.ratios)
                 .filter(|(_, (have, ..))| *have > 0)
                 .map(|(name, ratio)| (name, Ratio::of(*ratio, rows)))
@@ -608,7 +610,7 @@ mod tests {
             max_length: Some(3),
             tokenizer: Some(path),
         };
-        let mut train = vec![
+        let mut train = [
             row("a b", "a", json!(["CWE-1", "CWE-2"])),
             row("a b", "a", json!(["CWE-1"])),
             row("a a a", "b b b", json!("CWE-9")),
