@@ -16,6 +16,7 @@ mod jsonl;
 mod key;
 mod language;
 mod leak;
+mod license;
 mod near;
 mod nearest;
 mod overlap;
@@ -25,6 +26,7 @@ mod parquet;
 mod places;
 mod reports;
 mod row;
+mod scan;
 mod select;
 mod shingle;
 mod source;
@@ -47,6 +49,7 @@ pub use import::{
 };
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use leak::{LeakReport, PairReport, find_leaks};
+pub use license::{License, LicenseLine, LicenseOptions, LicenseReport, Terms, licenses};
 pub use near::{Banding, HASHES, NearOptions};
 pub use overlap::{
     Contamination, Match, OverlapFiles, OverlapOptions, OverlapReport, Reference, References, Rule,
@@ -59,6 +62,10 @@ pub use reports::{
     read_findings, read_report,
 };
 pub use row::{Content, Message, Role, Row, RowId};
+pub use scan::{
+    Allowed, Hit, Personal, Rule as SecretRule, RuleSet, ScanAction, ScanFiles, ScanOptions,
+    ScanReport, scan,
+};
 pub use select::select;
 pub use shingle::View;
 pub use source::Format;

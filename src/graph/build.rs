@@ -14,7 +14,10 @@ use crate::pipeline::{
     Diagnostic, Field, OncePerPlace, Pipeline, RawStep, SETTINGS, Source, Span, Spans, ValueSource,
     closest, is_name, suggest, within,
 };
-use crate::step::{Arity, FieldError, InPort, Kind, Mention, OutPort, Params, Registry, Shape};
+use crate::step::{
+    self, Arity, FieldError, InPort, Kind, Mention, OutPort, Params, Registry, Shape, Wired,
+    WiredInput,
+};
 
 /// Builds the graph, reporting all faults. What it returns is sound only if
 /// there were none.
@@ -65,7 +68,8 @@ pub(super) fn build(
     }
     let mut graph = assemble(pipeline, steps, inputs, outs, order)?;
     graph.pools = settings.into_pools();
-    Some(graph)
+    look_back(&graph, pipeline, registry, faults);
+    faults.is_empty().then_some(graph)
 }
 
 /// The pools of `[pipeline]`.
@@ -377,6 +381,50 @@ fn refused(raw: &RawStep, error: FieldError) -> Diagnostic {
     };
     Diagnostic::error(span, format!("'{path}' {}", error.message))
         .note(field.and_then(|field| field.origin()))
+}
+
+/// Lets the kinds that ask for it see what their inputs come from.
+fn look_back(
+    graph: &Graph,
+    pipeline: &Pipeline,
+    registry: &Registry,
+    faults: &mut Vec<Diagnostic>,
+) {
+    for (at, (node, raw)) in graph.nodes.iter().zip(&pipeline.steps).enumerate() {
+        let Some(kind) = registry.get(&node.kind).filter(|kind| kind.looks_back()) else {
+            continue;
+        };
+        if let Err(error) = kind.check_wiring(&node.params, at, graph) {
+            faults.push(refused(raw, error));
+        }
+    }
+}
+
+impl step::Wiring for Graph {
+    fn step(&self, step: usize) -> Wired<'_> {
+        let node = &self.nodes[step];
+        Wired {
+            name: node.name.as_str(),
+            kind: &node.kind,
+            params: &node.params,
+        }
+    }
+
+    fn inputs(&self, step: usize) -> Vec<WiredInput<'_>> {
+        let inputs = self.nodes[step].inputs.iter();
+        let wired = inputs.map(|input| WiredInput {
+            port: &input.port,
+            label: &input.label,
+            from: match input.from {
+                super::Origin::Step { step, output } => {
+                    let ty = self.nodes[step.index()].outputs[output].ty;
+                    Some((step.index(), ty))
+                }
+                _ => None,
+            },
+        });
+        wired.collect()
+    }
 }
 
 /// Checks the labels that parameters mention.

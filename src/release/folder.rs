@@ -21,6 +21,10 @@ pub struct Manifest {
     pub format: u32,
     /// The files, sorted by path.
     pub files: Vec<ManifestFile>,
+    /// Data that was not looked through for secrets and personal data, with
+    /// the reason that its makers give.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unscanned: BTreeMap<String, String>,
 }
 
 /// One file of a release.
@@ -56,7 +60,11 @@ pub enum FolderError {
 
 /// Copies every `(label, path)` to `label` below the new folder `out`, and
 /// writes the manifest. Nothing is copied unless every label is sound.
-pub fn assemble(out: &Path, items: &[(String, PathBuf)]) -> Result<Manifest, FolderError> {
+pub fn assemble(
+    out: &Path,
+    items: &[(String, PathBuf)],
+    unscanned: &BTreeMap<String, String>,
+) -> Result<Manifest, FolderError> {
     let mut sources = BTreeMap::new();
     for (label, path) in items {
         check_label(label)?;
@@ -67,6 +75,7 @@ pub fn assemble(out: &Path, items: &[(String, PathBuf)]) -> Result<Manifest, Fol
     let mut manifest = Manifest {
         format: FORMAT,
         files: Vec::with_capacity(sources.len()),
+        unscanned: unscanned.clone(),
     };
     for (path, source) in sources {
         let target = out.join(&path);
@@ -171,7 +180,7 @@ mod tests {
     fn refused(labels: &[&str]) -> String {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        let fault = assemble(&out, &items(folder.path(), labels)).unwrap_err();
+        let fault = assemble(&out, &items(folder.path(), labels), &BTreeMap::new()).unwrap_err();
         assert!(!out.exists(), "nothing is written");
         fault.to_string()
     }
@@ -181,7 +190,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let release = |name: &str, labels: &[&str]| {
             let out = folder.path().join(name);
-            let manifest = assemble(&out, &items(folder.path(), labels)).unwrap();
+            let manifest = assemble(&out, &items(folder.path(), labels), &BTreeMap::new()).unwrap();
             (manifest, fs::read_to_string(out.join(MANIFEST)).unwrap())
         };
         let (manifest, text) = release("one", &["stage1/adapter", "README.md"]);
@@ -234,7 +243,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut items = items(folder.path(), &["x.md"]);
         items[0].0 = "manifest.json".into();
-        let fault = assemble(&folder.path().join("out"), &items).unwrap_err();
+        let fault = assemble(&folder.path().join("out"), &items, &BTreeMap::new()).unwrap_err();
         assert!(matches!(fault, FolderError::Collision(..)), "{fault}");
     }
 }

@@ -10,6 +10,7 @@ mod port;
 mod registry;
 mod resources;
 mod sandbox;
+mod wiring;
 
 use std::fmt;
 
@@ -23,6 +24,7 @@ pub use port::{Arity, InPort, OutPort, PortType, Purity};
 pub use registry::{Kind, Registry, Shape, schema_of};
 pub use resources::{Cpus, Gpus, Grant, Resources, Resumes, processors};
 pub use sandbox::{Sandbox, SandboxParam};
+pub use wiring::{Wired, WiredInput, Wiring};
 
 /// Effective parameters of a step by name, defaults included.
 pub type Params = Map<String, Value>;
@@ -62,6 +64,19 @@ pub trait Step: Send + Sync + 'static {
 
     /// Checks that no single field's type can express (`min > max`, say).
     fn check(_params: &Self::Params) -> Result<(), FieldError> {
+        Ok(())
+    }
+
+    /// Whether [`Step::check_wiring`] is to be asked.
+    const LOOKS_BACK: bool = false;
+
+    /// Checks what the inputs of step number `step` come from, before anything
+    /// runs: what is wrong at the end of a pipeline is not found after hours.
+    fn check_wiring(
+        _params: &Self::Params,
+        _step: usize,
+        _wiring: &dyn Wiring,
+    ) -> Result<(), FieldError> {
         Ok(())
     }
 

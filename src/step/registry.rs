@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Context, FieldError, InPort, Mention, OutPort, Params, Program, Purity, Resources, Resumes,
-    Step, StepError,
+    Step, StepError, Wiring,
 };
 
 /// A [`Step`] without its type: what the graph and the executor work with.
@@ -44,6 +44,15 @@ pub trait Kind: Send + Sync {
     fn outputs(&self, params: &Params) -> Result<Vec<OutPort>, FieldError>;
     /// The environment variables that enter the key.
     fn environment(&self, params: &Params) -> Result<Vec<String>, FieldError>;
+    /// Whether [`Kind::check_wiring`] is to be asked.
+    fn looks_back(&self) -> bool;
+    /// Checks what the inputs of a step come from ([`Step::check_wiring`]).
+    fn check_wiring(
+        &self,
+        params: &Params,
+        step: usize,
+        wiring: &dyn Wiring,
+    ) -> Result<(), FieldError>;
     /// The program to start, for kinds that are one.
     fn program(&self, params: &Params, context: &Context<'_>)
     -> Option<Result<Program, StepError>>;
@@ -149,6 +158,19 @@ impl<S: Step> Kind for Typed<S> {
 
     fn outputs(&self, params: &Params) -> Result<Vec<OutPort>, FieldError> {
         Ok(S::outputs(&parse::<S>(params.clone())?))
+    }
+
+    fn looks_back(&self) -> bool {
+        S::LOOKS_BACK
+    }
+
+    fn check_wiring(
+        &self,
+        params: &Params,
+        step: usize,
+        wiring: &dyn Wiring,
+    ) -> Result<(), FieldError> {
+        S::check_wiring(&parse::<S>(params.clone())?, step, wiring)
     }
 
     fn environment(&self, params: &Params) -> Result<Vec<String>, FieldError> {

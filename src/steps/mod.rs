@@ -8,6 +8,8 @@ mod data_build;
 mod data_check;
 mod data_decontaminate;
 mod data_import;
+mod data_license;
+mod data_scan;
 mod data_select;
 mod data_split;
 mod data_stats;
@@ -46,6 +48,8 @@ pub fn register(registry: &mut Registry) {
         .add::<data_build::DataBuild>()
         .add::<data_check::DataCheck>()
         .add::<data_decontaminate::DataDecontaminate>()
+        .add::<data_scan::DataScan>()
+        .add::<data_license::DataLicense>()
         .add::<data_select::DataSelect>()
         .add::<data_split::DataSplit>()
         .add::<data_stats::DataStats>()
