@@ -257,6 +257,23 @@ pub(super) fn cwe_ids(text: &str) -> Vec<String> {
     found
 }
 
+/// The score of a CVSS vector of version 2.0, 3.0, 3.1 or 4.0; none for another text.
+pub fn base_score(vector: &str) -> Option<f64> {
+    let text = vector.trim().trim_matches(['(', ')']);
+    // The library takes what a vector of version 3 lacks for "none".
+    let whole = ["AV:", "AC:", "PR:", "UI:", "S:", "C:", "I:", "A:"];
+    if text.starts_with("CVSS:3")
+        && !whole
+            .iter()
+            .all(|name| text.split('/').any(|m| m.starts_with(name)))
+    {
+        return None;
+    }
+    let vector: cvss::Cvss = text.parse().ok()?;
+    // Scores have one decimal; what binary fractions add is not one.
+    Some((vector.score() * 10.0).round() / 10.0)
+}
+
 /// The language of a file by its name, or none when the name does not tell.
 pub(super) fn language_of(file: &str) -> Option<&'static str> {
     let name = file.rsplit('/').next().unwrap_or(file);
@@ -302,6 +319,29 @@ mod tests {
         assert_eq!(Severity::from_score(6.9), Severity::Medium);
         assert_eq!(Severity::from_score(0.0), Severity::Info);
         assert!(Severity::Critical > Severity::High);
+    }
+
+    #[test]
+    fn vectors_of_all_versions_have_the_published_scores() {
+        for (vector, score) in [
+            // FIRST's own examples: CVE-2002-0392, CVE-2013-1937, CVE-2014-0160, CVE-2022-41741.
+            ("AV:N/AC:L/Au:N/C:N/I:N/A:C", 7.8),
+            ("CVSS:3.0/AV:N/AC:L/PR:N/UI:R/S:C/C:L/I:L/A:N", 6.1),
+            ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:N/A:N", 7.5),
+            ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H", 9.8),
+            (
+                "CVSS:4.0/AV:L/AC:L/AT:P/PR:L/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N",
+                7.3,
+            ),
+            (
+                "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N",
+                9.3,
+            ),
+        ] {
+            assert_eq!(base_score(vector), Some(score), "{vector}");
+        }
+        assert_eq!(base_score("CVSS:3.1/AV:N"), None);
+        assert_eq!(base_score("high"), None);
     }
 
     #[test]

@@ -73,4 +73,4 @@ pub use split::{AUGMENTED_FROM, SplitOptions, SplitSummary, split, test_digest};
 pub use stats::{DatasetStats, Distribution, Ratio, Stats, StatsOptions, TooLong, stats};
 pub use stream::{Block, Blocks, Line, LineWriter, each_line, each_row, parse_line, to_line};
 pub use template::{BuildSummary, Templates};
-pub use version::upgrade;
+pub use version::Ecosystem;

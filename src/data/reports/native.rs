@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::node::Node;
 use super::{Report, join};
-use crate::data::finding::{Finding, Package, Severity, cwe_ids};
-use crate::data::{DataError, upgrade};
+use crate::data::finding::{Finding, Package, Severity, base_score, cwe_ids};
+use crate::data::{DataError, Ecosystem};
 
 fn report(tool: &str, tool_version: Option<String>, findings: Vec<Finding>) -> Report {
     Report {
@@ -225,7 +225,9 @@ fn trivy_vulnerability(node: &Node<'_>, ecosystem: Option<&str>) -> Result<Findi
     finding.package = Some(Package {
         name: node.text("PkgName")?,
         ecosystem: ecosystem.map(str::to_owned),
-        upgrade: installed.as_deref().and_then(|v| upgrade(v, &fixed)),
+        upgrade: installed
+            .as_deref()
+            .and_then(|v| Ecosystem::of(ecosystem).upgrade(v, &fixed)),
         installed,
         fixed,
     });
@@ -241,10 +243,16 @@ fn cvss_of_trivy(finding: &mut Finding, scores: &Node<'_>) -> Result<(), DataErr
     sources.sort_by_key(|name| (name.as_str() != "nvd", name.as_str()));
     for source in sources {
         let source = scores.field(source)?;
-        if let Some(score) = source.get("V3Score")? {
-            finding.cvss = Some(score.f64()?);
-            finding.cvss_vector = source.opt_text("V3Vector")?;
-            return Ok(());
+        for version in ["V40", "V3", "V2"] {
+            let vector = source.opt_text(&format!("{version}Vector"))?;
+            let score = match source.get(&format!("{version}Score"))? {
+                Some(score) => Some(score.f64()?),
+                None => vector.as_deref().and_then(base_score),
+            };
+            if score.is_some() {
+                (finding.cvss, finding.cvss_vector) = (score, vector);
+                return Ok(());
+            }
         }
     }
     Ok(())
@@ -335,6 +343,9 @@ fn osv_vulnerability(
         finding.cvss_vector = severity.opt_text("score")?;
         finding.severity_original.clone_from(&finding.cvss_vector);
     }
+    if finding.cvss.is_none() {
+        finding.cvss = finding.cvss_vector.as_deref().and_then(base_score);
+    }
     finding.severity = finding.cvss.map_or(Severity::Unknown, Severity::from_score);
     if let Some(specific) = node.get("database_specific")? {
         for cwe in specific.strings("cwe_ids")? {
@@ -373,8 +384,10 @@ fn osv_package(node: &Node<'_>, package: &Node<'_>) -> Result<Package, DataError
     let installed = package.opt_text("version")?;
     Ok(Package {
         name,
+        upgrade: installed
+            .as_deref()
+            .and_then(|v| Ecosystem::of(ecosystem.as_deref()).upgrade(v, &fixed)),
         ecosystem,
-        upgrade: installed.as_deref().and_then(|v| upgrade(v, &fixed)),
         installed,
         fixed,
     })

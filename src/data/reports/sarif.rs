@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::node::Node;
 use super::{Report, package_line, tool_name};
 use crate::data::finding::{Finding, Package, Severity, cwe_ids};
-use crate::data::{DataError, upgrade};
+use crate::data::{DataError, Ecosystem};
 
 /// The runs of a SARIF log.
 pub fn read(root: &Node<'_>) -> Result<Vec<Report>, DataError> {
@@ -252,10 +252,13 @@ fn trivy(finding: &mut Finding) {
         .map(|v| v.trim().to_owned())
         .filter(|v| !v.is_empty())
         .collect();
+    let ecosystem = name.contains(':').then(|| "Maven".to_owned());
     finding.package = Some(Package {
         name: name.to_owned(),
-        ecosystem: name.contains(':').then(|| "Maven".to_owned()),
-        upgrade: installed.as_deref().and_then(|v| upgrade(v, &fixed)),
+        upgrade: installed
+            .as_deref()
+            .and_then(|v| Ecosystem::of(ecosystem.as_deref()).upgrade(v, &fixed)),
+        ecosystem,
         installed,
         fixed,
     });

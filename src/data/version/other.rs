@@ -1,4 +1,4 @@
-//! Versions as versions: their order, and which fixed version to go to.
+//! Versions of an ecosystem that is not known: numbers as numbers, pre-releases before the release.
 
 use std::cmp::Ordering;
 
@@ -83,45 +83,16 @@ fn qualifier(word: &str) -> Option<Part> {
     })
 }
 
-fn is_prerelease(version: &str) -> bool {
+/// Whether a version comes before its release.
+pub fn is_prerelease(version: &str) -> bool {
     parts(version)
         .iter()
         .any(|part| matches!(part, Part::Pre(..)))
 }
 
-/// Leading numbers that two versions share: 2 for 4.1.106 and 4.1.124.
-fn shared_branch(a: &str, b: &str) -> usize {
-    // The first part is the epoch; past major.minor every version is one branch.
-    let pairs = parts(a).into_iter().zip(parts(b)).take(3);
-    pairs
-        .take_while(|(x, y)| x == y && matches!(x, Part::Number(_)))
-        .count()
-}
-
-/// The fixed version to go to from `installed`: above it, on its
-/// `major.minor` branch where there is one, else on its `major`, else the
-/// lowest above; releases before pre-releases. None when all are below.
-pub fn upgrade(installed: &str, fixed: &[String]) -> Option<String> {
-    fixed
-        .iter()
-        .filter(|version| compare(version, installed) == Ordering::Greater)
-        .min_by(|a, b| {
-            is_prerelease(a)
-                .cmp(&is_prerelease(b))
-                .then(shared_branch(installed, b).cmp(&shared_branch(installed, a)))
-                .then_with(|| compare(a, b))
-        })
-        .cloned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn choose(installed: &str, fixed: &[&str]) -> Option<String> {
-        let fixed: Vec<String> = fixed.iter().map(|v| (*v).to_owned()).collect();
-        upgrade(installed, &fixed)
-    }
 
     #[test]
     fn versions_are_ordered_as_versions() {
@@ -141,27 +112,5 @@ mod tests {
         }
         assert_eq!(compare("1.0", "v1.0.0"), Ordering::Equal);
         assert_eq!(compare("4.1.0.Final", "4.1.0"), Ordering::Equal);
-    }
-
-    #[test]
-    fn the_same_branch_comes_first_and_nothing_goes_down() {
-        let netty = ["4.2.4.Final", "4.1.124.Final"];
-        assert_eq!(
-            choose("4.1.106.Final", &netty).as_deref(),
-            Some("4.1.124.Final")
-        );
-        assert_eq!(
-            choose("1.4.14", &["1.5.13", "1.3.15"]).as_deref(),
-            Some("1.5.13")
-        );
-        assert_eq!(choose("2.0", &["1.9", "2.0"]), None);
-        assert_eq!(
-            choose("1.2.0", &["1.2.1-rc1", "1.3.0"]).as_deref(),
-            Some("1.3.0")
-        );
-        assert_eq!(
-            choose("1.2.0", &["3.0.0", "2.5.1"]).as_deref(),
-            Some("2.5.1")
-        );
     }
 }
