@@ -200,6 +200,107 @@ pub fn import_rows(
     Ok(import.summary)
 }
 
+/// A record of a table, whatever it holds.
+pub struct Record {
+    /// The file.
+    pub label: String,
+    /// The line, or in Parquet the row.
+    pub place: u64,
+    /// Its fields.
+    pub fields: Map<String, Value>,
+}
+
+/// The records of files in any format, in their order, held in memory.
+pub fn read_records(files: &[(String, PathBuf)]) -> Result<Vec<Record>, DataError> {
+    let mut all = Vec::new();
+    for (label, path) in files {
+        each_source(label, path, None, &mut |source| {
+            let label = source.label.clone();
+            each_raw(source, None, &mut |place, _, raw| {
+                let fields = match raw {
+                    Raw::Fields(fields) => fields,
+                    Raw::Json(bytes) => {
+                        let line = Line {
+                            number: place,
+                            start: 0,
+                            bytes: &bytes,
+                        };
+                        parse_line::<Strict>(Path::new(&label), line)?.0
+                    }
+                };
+                all.push(Record {
+                    label: label.clone(),
+                    place,
+                    fields,
+                });
+                Ok(())
+            })
+        })?;
+    }
+    Ok(all)
+}
+
+/// Hands the records of a file to `each`: its place, its size, and what it is.
+fn each_raw(
+    source: Source,
+    list: Option<&str>,
+    each: &mut dyn FnMut(u64, usize, Raw) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let label = source.label.clone();
+    match source.format {
+        Format::JsonLines => {
+            let stream = text(&label, source.bytes.stream())?;
+            for block in Blocks::new(Path::new(&label), stream) {
+                for line in block?.lines() {
+                    each(
+                        line.number,
+                        line.bytes.len(),
+                        Raw::Json(line.bytes.to_vec()),
+                    )?;
+                }
+            }
+            Ok(())
+        }
+        Format::Json => {
+            let stream = text(&label, source.bytes.stream())?;
+            let mut items = Items::new(Path::new(&label), stream);
+            while let Some((line, item)) = items.next_item(list)? {
+                each(line, item.len(), Raw::Json(item))?;
+            }
+            Ok(())
+        }
+        Format::Separated(by) => separated(&label, by, text(&label, source.bytes.stream())?, each),
+        Format::Parquet => parquet(&label, source, each),
+    }
+}
+
+#[cfg(feature = "parquet")]
+fn parquet(
+    label: &str,
+    source: Source,
+    each: &mut dyn FnMut(u64, usize, Raw) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let file = source.bytes.file(label)?;
+    super::parquet::each_record(label, file, &mut |row, record| {
+        let size = record
+            .values()
+            .map(|value| value.as_str().map_or(64, str::len))
+            .sum();
+        each(row, size, Raw::Fields(record))
+    })
+}
+
+#[cfg(not(feature = "parquet"))]
+fn parquet(
+    label: &str,
+    _: Source,
+    _: &mut dyn FnMut(u64, usize, Raw) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    Err(DataError::Invalid(format!(
+        "{label} is Parquet, which this retune was built without (cargo feature `parquet`)"
+    )))
+}
+
 /// An import on its way.
 struct Import<'a, 'b> {
     options: &'a RowsOptions,
@@ -230,44 +331,14 @@ impl Import<'_, '_> {
                 let work = |line: Line<'_>| Ok(made(&label, line, options));
                 each_line(blocks, work, |made| self.add(&label, made)).map(drop)
             }
-            Format::Json => {
-                let stream = text(&label, source.bytes.stream())?;
-                let mut items = Items::new(Path::new(&label), stream);
+            _ => {
                 let mut batch = Batch::new(self, &label);
-                while let Some((line, item)) = items.next_item(options.list.as_deref())? {
-                    batch.push(line, item.len(), Raw::Json(item))?;
-                }
+                each_raw(source, options.list.as_deref(), &mut |place, size, raw| {
+                    batch.push(place, size, raw)
+                })?;
                 batch.flush()
             }
-            Format::Separated(by) => {
-                let stream = text(&label, source.bytes.stream())?;
-                let mut batch = Batch::new(self, &label);
-                separated(&label, by, stream, &mut batch)?;
-                batch.flush()
-            }
-            Format::Parquet => self.parquet(&label, source),
         }
-    }
-
-    #[cfg(feature = "parquet")]
-    fn parquet(&mut self, label: &str, source: Source) -> Result<(), DataError> {
-        let file = source.bytes.file(label)?;
-        let mut batch = Batch::new(self, label);
-        super::parquet::each_record(label, file, &mut |row, record| {
-            let size = record
-                .values()
-                .map(|value| value.as_str().map_or(64, str::len))
-                .sum();
-            batch.push(row, size, Raw::Fields(record))
-        })?;
-        batch.flush()
-    }
-
-    #[cfg(not(feature = "parquet"))]
-    fn parquet(&mut self, label: &str, _: Source) -> Result<(), DataError> {
-        Err(DataError::Invalid(format!(
-            "{label} is Parquet, which this retune was built without (cargo feature `parquet`)"
-        )))
     }
 
     /// Passes a row on, or counts what kept it from being one.
@@ -378,7 +449,7 @@ fn separated(
     label: &str,
     by: u8,
     stream: Box<dyn Read + Send>,
-    batch: &mut Batch<'_, '_, '_>,
+    each: &mut dyn FnMut(u64, usize, Raw) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let mut reader = csv::ReaderBuilder::new().delimiter(by).from_reader(stream);
     let names = reader
@@ -407,7 +478,7 @@ fn separated(
         let fields: Map<String, Value> = fields
             .map(|(name, value)| (name.to_owned(), value.into()))
             .collect();
-        batch.push(place, record.as_slice().len(), Raw::Fields(fields))?;
+        each(place, record.as_slice().len(), Raw::Fields(fields))?;
     }
     Ok(())
 }
@@ -445,7 +516,7 @@ fn row(
     mut object: Map<String, Value>,
     options: &RowsOptions,
 ) -> Result<Row, String> {
-    let mut record = Record {
+    let mut record = Taken {
         fields: &options.fields,
         object: &mut object,
         taken: Vec::new(),
@@ -463,14 +534,14 @@ fn row(
 }
 
 /// A record that is taken apart.
-struct Record<'a> {
+struct Taken<'a> {
     fields: &'a FieldNames,
     object: &'a mut Map<String, Value>,
     /// Fields of the record of which something was used: they are no metadata.
     taken: Vec<String>,
 }
 
-impl Record<'_> {
+impl Taken<'_> {
     /// What the schema calls `name`, with the name it has in this file.
     fn get(&mut self, name: &str) -> Result<(String, Option<Value>), String> {
         match self.fields.paths.get(name) {

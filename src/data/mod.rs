@@ -4,6 +4,7 @@
 //! evaluation read; every row has a content id and an origin, so that any later
 //! artefact can point at it.
 
+mod augment;
 mod check;
 mod columns;
 mod encoding;
@@ -17,6 +18,7 @@ mod key;
 mod language;
 mod leak;
 mod license;
+mod mix;
 mod near;
 mod nearest;
 mod overlap;
@@ -38,6 +40,7 @@ mod template;
 mod version;
 mod words;
 
+pub use augment::{AUGMENTED, AugmentRule, AugmentSummary, Change, augment};
 pub use check::{
     CheckOptions, CheckReport, CheckResult, Cluster, Contradiction, Example, Limit, Pattern, check,
 };
@@ -45,11 +48,13 @@ pub use error::DataError;
 pub use field::{BadPath, FieldPath};
 pub use finding::{Finding, Package, Severity};
 pub use import::{
-    FieldNames, Required, RowSink, RowsOptions, RowsSummary, Schema, Take, import_rows,
+    FieldNames, Record, Required, RowSink, RowsOptions, RowsSummary, Schema, Take, import_rows,
+    read_records,
 };
 pub use jsonl::{Lines, Rows, Sorted, read_jsonl, read_rows, write_jsonl, write_rows};
 pub use leak::{LeakReport, PairReport, find_leaks};
 pub use license::{License, LicenseLine, LicenseOptions, LicenseReport, Terms, licenses};
+pub use mix::{MixOptions, MixPart, MixSummary, mix};
 pub use near::{Banding, HASHES, NearOptions};
 pub use overlap::{
     Contamination, Match, OverlapFiles, OverlapOptions, OverlapReport, Reference, References, Rule,
@@ -72,5 +77,5 @@ pub use source::Format;
 pub use split::{AUGMENTED_FROM, SplitOptions, SplitSummary, split, test_digest};
 pub use stats::{DatasetStats, Distribution, Ratio, Stats, StatsOptions, TooLong, stats};
 pub use stream::{Block, Blocks, Line, LineWriter, each_line, each_row, parse_line, to_line};
-pub use template::{BuildSummary, Templates};
+pub use template::{BuildSummary, Item, Templates};
 pub use version::Ecosystem;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::augment::AUGMENTED;
 use super::columns::Columns;
 use super::key::{GroupKey, prompt_digest};
 use super::near::{Banding, NearOptions, UnionFind, near};
@@ -131,6 +132,13 @@ impl Facts {
         let mut names: BTreeMap<String, u32> = BTreeMap::new();
         let mut strata = Vec::new();
         let work = |_, row: Row| {
+            if row.meta.get(AUGMENTED).is_some_and(|value| value == true) {
+                return Err(DataError::Invalid(format!(
+                    "the row of {} was made by augmentation: what is measured must not be; split first, \
+                     and give the train split to data.augment",
+                    row.origin
+                )));
+            }
             let mut numbers = vec![origin(&row)?.prefix(), prompt_digest(&row).prefix()];
             for group in &groups {
                 numbers.push(Digest::of(group.of(&row)?.as_bytes()).prefix());

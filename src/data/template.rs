@@ -15,18 +15,20 @@
 //!
 //! `when` is an expression; without it the template takes every finding.
 //! `system` may be left out. A template sees `finding` (the record as the
-//! findings file holds it), `task`, and each table of the step under its label.
-//! What is not defined is an error, never an empty string.
+//! findings file holds it) or, of any other table, `record` (its fields by
+//! name), `task`, and each table of the step under its label. What is not
+//! defined is an error, never an empty string.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Jinja, context};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value as Jinja};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::finding::Finding;
+use super::import::Record;
 use super::{Content, DataError, Message, Role, Row};
 use crate::files;
 
@@ -35,6 +37,65 @@ use crate::files;
 struct Front {
     task: String,
     when: Option<String>,
+}
+
+/// One thing that templates make rows of.
+pub struct Item {
+    /// Under which name templates see it: `finding` or `record`.
+    variable: &'static str,
+    value: Jinja,
+    /// What errors call it.
+    name: String,
+    /// The origin of its rows.
+    origin: String,
+    /// What it is counted under when no template takes it.
+    kind: String,
+    /// Metadata of its rows, beside the template's.
+    meta: BTreeMap<String, Value>,
+}
+
+impl From<&Finding> for Item {
+    fn from(finding: &Finding) -> Self {
+        Item {
+            variable: "finding",
+            value: Jinja::from(Serde(finding)),
+            name: format!(
+                "finding {} ({}) of {}",
+                finding.id.short(),
+                finding.rule,
+                finding.origin
+            ),
+            origin: format!("@{}", finding.id),
+            kind: finding.rule.clone(),
+            meta: finding_meta(finding),
+        }
+    }
+}
+
+impl Item {
+    /// A record of a table; `keep` are the fields that become metadata.
+    pub fn record(record: Record, keep: &[String]) -> Result<Self, DataError> {
+        let origin = format!("{}:{}", record.label, record.place);
+        let mut meta = BTreeMap::new();
+        for field in keep {
+            let value = record.fields.get(field).ok_or_else(|| DataError::Line {
+                path: record.label.clone(),
+                line: record.place,
+                message: format!("missing field `{field}`, which `keep` names"),
+            })?;
+            meta.insert(field.clone(), value.clone());
+        }
+        meta.entry("group".to_owned())
+            .or_insert_with(|| origin.clone().into());
+        Ok(Item {
+            variable: "record",
+            value: Jinja::from(Serde(&record.fields)),
+            name: format!("the record of {origin}"),
+            kind: record.label,
+            origin,
+            meta,
+        })
+    }
 }
 
 /// The templates of a step, ready to be applied.
@@ -52,11 +113,12 @@ pub struct BuildSummary {
     pub rows: u64,
     /// Rows whose content another row has already.
     pub duplicates: u64,
-    /// Findings read.
+    /// Findings or records read.
     pub findings: u64,
-    /// Findings that no template took.
+    /// Findings or records that no template took.
     pub unmatched: u64,
-    /// Rules of the findings that no template took, with their numbers.
+    /// Rules of the findings, or files of the records, that no template took,
+    /// with their numbers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub unmatched_rules: BTreeMap<String, u64>,
     /// Rows by task.
@@ -73,18 +135,13 @@ fn fault(template: &str, line: Option<usize>, message: impl Into<String>) -> Dat
     ))
 }
 
-fn jinja_fault(template: &str, finding: Option<&Finding>, error: &minijinja::Error) -> DataError {
+fn jinja_fault(template: &str, item: Option<&Item>, error: &minijinja::Error) -> DataError {
     let mut message = error.kind().to_string();
     if let Some(detail) = error.detail() {
         message = format!("{message}: {detail}");
     }
-    if let Some(finding) = finding {
-        message = format!(
-            "{message}, for finding {} ({}) of {}",
-            finding.id.short(),
-            finding.rule,
-            finding.origin
-        );
+    if let Some(item) = item {
+        message = format!("{message}, for {}", item.name);
     }
     let hint = if error.kind() == ErrorKind::UndefinedError {
         "; guard it with `is defined`, or narrow the template by `when`"
@@ -149,7 +206,7 @@ impl Templates {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.add_filter("dedent", |text: &str| dedent(text));
         for (label, path) in tables {
-            if ["finding", "task"].contains(&label.as_str()) {
+            if ["finding", "record", "task"].contains(&label.as_str()) {
                 return Err(DataError::Invalid(format!(
                     "a table cannot be called '{label}'"
                 )));
@@ -170,16 +227,13 @@ impl Templates {
         })
     }
 
-    /// The row that one template makes of one finding, if it takes it.
-    fn apply(
-        &self,
-        label: &str,
-        front: &Front,
-        finding: &Finding,
-    ) -> Result<Option<Row>, DataError> {
-        let fail = |error: minijinja::Error| jinja_fault(label, Some(finding), &error);
-        let scope =
-            context! { finding => Jinja::from(Serde(finding)), task => front.task.as_str() };
+    /// The row that one template makes of one thing, if it takes it.
+    fn apply(&self, label: &str, front: &Front, item: &Item) -> Result<Option<Row>, DataError> {
+        let fail = |error: minijinja::Error| jinja_fault(label, Some(item), &error);
+        let scope = Jinja::from_iter([
+            (item.variable, item.value.clone()),
+            ("task", front.task.as_str().into()),
+        ]);
         if let Some(when) = &front.when {
             let expression = self.environment.compile_expression(when).map_err(fail)?;
             if !expression.eval(scope.clone()).map_err(fail)?.is_true() {
@@ -204,33 +258,32 @@ impl Templates {
             };
             let text = text.trim();
             if text.is_empty() {
-                let message = format!(
-                    "block `{}` is empty for finding {} of {}",
-                    role.name(),
-                    finding.id.short(),
-                    finding.origin
-                );
+                let message = format!("block `{}` is empty for {}", role.name(), item.name);
                 return Err(fault(label, None, message));
             }
             messages.push(Message::new(role, text));
         }
         let content = Content::Messages(messages);
-        Ok(Some(Row::new(
-            content,
-            meta(front, label, finding),
-            format!("@{}", finding.id),
-        )))
+        let name = label.rsplit('/').next().unwrap_or(label);
+        let mut meta = item.meta.clone();
+        meta.insert("task".to_owned(), front.task.clone().into());
+        meta.insert("template".to_owned(), name.into());
+        Ok(Some(Row::new(content, meta, item.origin.clone())))
     }
 
-    /// Applies every template to every finding. Rows come in the order of the
-    /// findings, and for one finding in the order of the templates; of rows
-    /// with the same content the first is kept.
-    pub fn build(&self, findings: &[Finding]) -> Result<(Vec<Row>, BuildSummary), DataError> {
+    /// Applies every template to every thing (the errors of `items` end it).
+    /// Rows go to `sink` in the order of the things, and for one in the order
+    /// of the templates; of rows with the same content the first is kept.
+    pub fn build(
+        &self,
+        items: impl Iterator<Item = Result<Item, DataError>>,
+        mut sink: impl FnMut(Row) -> Result<(), DataError>,
+    ) -> Result<BuildSummary, DataError> {
         let mut summary = BuildSummary {
             format: 1,
             rows: 0,
             duplicates: 0,
-            findings: findings.len() as u64,
+            findings: 0,
             unmatched: 0,
             unmatched_rules: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -240,38 +293,38 @@ impl Templates {
                 .map(|(label, _)| (label.clone(), 0))
                 .collect(),
         };
-        let (mut rows, mut seen) = (Vec::new(), BTreeSet::new());
-        for finding in findings {
+        // 64 bits of each id.
+        let mut seen = HashSet::new();
+        for item in items {
+            let item = item?;
+            summary.findings += 1;
             let mut taken = false;
             for (label, front) in &self.fronts {
-                let Some(row) = self.apply(label, front, finding)? else {
+                let Some(row) = self.apply(label, front, &item)? else {
                     continue;
                 };
                 taken = true;
                 *summary.templates.entry(label.clone()).or_default() += 1;
-                if seen.insert(row.id) {
+                if seen.insert(row.id.0.prefix()) {
                     *summary.tasks.entry(front.task.clone()).or_default() += 1;
-                    rows.push(row);
+                    summary.rows += 1;
+                    sink(row)?;
                 } else {
                     summary.duplicates += 1;
                 }
             }
             if !taken {
                 summary.unmatched += 1;
-                *summary
-                    .unmatched_rules
-                    .entry(finding.rule.clone())
-                    .or_default() += 1;
+                *summary.unmatched_rules.entry(item.kind).or_default() += 1;
             }
         }
-        summary.rows = rows.len() as u64;
-        if rows.is_empty() {
+        if summary.rows == 0 {
             return Err(DataError::Invalid(format!(
                 "no template took any of the {} findings; check the `when` of each template",
-                findings.len()
+                summary.findings
             )));
         }
-        Ok((rows, summary))
+        Ok(summary)
     }
 }
 
@@ -286,12 +339,9 @@ fn read_table(path: &Path) -> Result<Value, DataError> {
     parsed.map_err(|e| DataError::Invalid(format!("failed to read table {}: {e}", path.display())))
 }
 
-fn meta(front: &Front, label: &str, finding: &Finding) -> BTreeMap<String, Value> {
-    let name = label.rsplit('/').next().unwrap_or(label);
+fn finding_meta(finding: &Finding) -> BTreeMap<String, Value> {
     let mut meta = BTreeMap::new();
     let mut put = |field: &str, value: Value| meta.insert(field.to_owned(), value);
-    put("task", front.task.clone().into());
-    put("template", name.into());
     put("tool", finding.tool.clone().into());
     put("rule", finding.rule.clone().into());
     put("severity", finding.severity.name().into());
@@ -337,7 +387,15 @@ mod tests {
         let table = folder.path().join("advice.toml");
         std::fs::write(&table, "[r1]\nwhy = \"because\"\n").unwrap();
         Templates::read(&[("t/t.jinja".into(), path)], &[("advice".into(), table)])
-            .and_then(|templates| templates.build(findings))
+            .and_then(|templates| {
+                let mut rows = Vec::new();
+                let items = findings.iter().map(|finding| Ok(Item::from(finding)));
+                let summary = templates.build(items, |row| {
+                    rows.push(row);
+                    Ok(())
+                })?;
+                Ok((rows, summary))
+            })
             .map_err(|e| e.to_string())
     }
 

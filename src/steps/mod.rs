@@ -4,11 +4,13 @@ mod adapter_convert;
 mod adapter_merge;
 mod chart_loss;
 mod command;
+mod data_augment;
 mod data_build;
 mod data_check;
 mod data_decontaminate;
 mod data_import;
 mod data_license;
+mod data_mix;
 mod data_scan;
 mod data_select;
 mod data_split;
@@ -45,6 +47,8 @@ pub fn register(registry: &mut Registry) {
         .add::<Command>()
         .add::<findings_import::FindingsImport>()
         .add::<data_import::DataImport>()
+        .add::<data_augment::DataAugment>()
+        .add::<data_mix::DataMix>()
         .add::<data_build::DataBuild>()
         .add::<data_check::DataCheck>()
         .add::<data_decontaminate::DataDecontaminate>()
