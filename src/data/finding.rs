@@ -257,18 +257,41 @@ pub(super) fn cwe_ids(text: &str) -> Vec<String> {
     found
 }
 
-/// The score of a CVSS vector of version 2.0, 3.0, 3.1 or 4.0; none for another text.
+/// The base score of a CVSS vector of version 2.0, 3.0, 3.1 or 4.0; none for
+/// another text, and for a vector that lacks a base metric.
 pub fn base_score(vector: &str) -> Option<f64> {
+    const V2: &[&str] = &["AV", "AC", "Au", "C", "I", "A"];
+    const V3: &[&str] = &["AV", "AC", "PR", "UI", "S", "C", "I", "A"];
+    const V4: &[&str] = &[
+        "AV", "AC", "AT", "PR", "UI", "VC", "VI", "VA", "SC", "SI", "SA",
+    ];
     let text = vector.trim().trim_matches(['(', ')']);
-    // The library takes what a vector of version 3 lacks for "none".
-    let whole = ["AV:", "AC:", "PR:", "UI:", "S:", "C:", "I:", "A:"];
-    if text.starts_with("CVSS:3")
-        && !whole
-            .iter()
-            .all(|name| text.split('/').any(|m| m.starts_with(name)))
-    {
-        return None;
-    }
+    let (version, metrics) = match text.split_once('/') {
+        Some((version, metrics)) if version.starts_with("CVSS:") => (version, metrics),
+        _ => ("", text),
+    };
+    let base = match version {
+        "" => V2,
+        "CVSS:3.0" | "CVSS:3.1" => V3,
+        "CVSS:4.0" => V4,
+        _ => return None,
+    };
+    // What is known of exploits or of a user's own systems is no base metric.
+    let metric = |name: &&str| {
+        metrics
+            .split('/')
+            .find(|m| m.split_once(':').is_some_and(|(n, _)| n == *name))
+    };
+    let metrics: Vec<&str> = base
+        .iter()
+        .map(|name| metric(name))
+        .collect::<Option<_>>()?;
+    let metrics = metrics.join("/");
+    let text = if version.is_empty() {
+        metrics
+    } else {
+        format!("{version}/{metrics}")
+    };
     let vector: cvss::Cvss = text.parse().ok()?;
     // Scores have one decimal; what binary fractions add is not one.
     Some((vector.score() * 10.0).round() / 10.0)
@@ -340,6 +363,8 @@ mod tests {
         ] {
             assert_eq!(base_score(vector), Some(score), "{vector}");
         }
+        let v4 = "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:N/SI:N/SA:N";
+        assert_eq!(base_score(&format!("{v4}/E:U")), base_score(v4));
         assert_eq!(base_score("CVSS:3.1/AV:N"), None);
         assert_eq!(base_score("high"), None);
     }

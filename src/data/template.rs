@@ -230,10 +230,10 @@ impl Templates {
     /// The row that one template makes of one thing, if it takes it.
     fn apply(&self, label: &str, front: &Front, item: &Item) -> Result<Option<Row>, DataError> {
         let fail = |error: minijinja::Error| jinja_fault(label, Some(item), &error);
-        let scope = Jinja::from_iter([
+        let scope = Jinja::from(BTreeMap::from([
             (item.variable, item.value.clone()),
             ("task", front.task.as_str().into()),
-        ]);
+        ]));
         if let Some(when) = &front.when {
             let expression = self.environment.compile_expression(when).map_err(fail)?;
             if !expression.eval(scope.clone()).map_err(fail)?.is_true() {

@@ -39,7 +39,7 @@ fn three() -> usize {
 impl Step for FindingsImport {
     type Params = Params;
     const KIND: &'static str = "findings.import";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "Reads scanner reports (SARIF 2.1.0 of any tool; JSON of Semgrep, Trivy, OSV-Scanner, Checkov, ZAP, Gitleaks, Bandit) into one record, identical findings once.";
 
     fn inputs() -> Vec<InPort> {

@@ -37,30 +37,39 @@ impl Ecosystem {
     /// The order of two versions; where one is not what the ecosystem has, that
     /// of numbers and usual words.
     pub fn compare(self, a: &str, b: &str) -> Ordering {
-        match self {
-            Ecosystem::Maven => maven::compare(a, b),
-            Ecosystem::Semver => {
-                both(semantic(a), semantic(b)).unwrap_or_else(|| other::compare(a, b))
-            }
-            Ecosystem::Python => both(python(a), python(b)).unwrap_or_else(|| other::compare(a, b)),
-            Ecosystem::Other => other::compare(a, b),
-        }
+        self.fitting(&[a, b]).order(a, b)
     }
 
     /// Whether a version comes before its release.
     pub fn is_prerelease(self, version: &str) -> bool {
-        match self {
+        match self.fitting(&[version]) {
             Ecosystem::Maven => maven::is_prerelease(version),
-            Ecosystem::Semver => match semantic(version) {
-                // A pseudo-version of Go is a commit, not a preview.
-                Some(version) => !version.pre.is_empty() && !is_pseudo(&version),
-                None => other::is_prerelease(version),
-            },
-            Ecosystem::Python => match python(version) {
-                Some(version) => version.any_prerelease(),
-                None => other::is_prerelease(version),
-            },
+            // A pseudo-version of Go is a commit, not a preview.
+            Ecosystem::Semver => semantic(version)
+                .is_some_and(|version| !version.pre.is_empty() && !is_pseudo(&version)),
+            Ecosystem::Python => python(version).is_some_and(|version| version.any_prerelease()),
             Ecosystem::Other => other::is_prerelease(version),
+        }
+    }
+
+    /// The rules that all of some versions keep to: one that does not would
+    /// have another order beside each of its neighbours.
+    fn fitting(self, versions: &[&str]) -> Self {
+        let all = match self {
+            Ecosystem::Maven | Ecosystem::Other => true,
+            Ecosystem::Semver => versions.iter().all(|version| semantic(version).is_some()),
+            Ecosystem::Python => versions.iter().all(|version| python(version).is_some()),
+        };
+        if all { self } else { Ecosystem::Other }
+    }
+
+    /// The order of versions that fit.
+    fn order(self, a: &str, b: &str) -> Ordering {
+        match self {
+            Ecosystem::Maven => maven::compare(a, b),
+            Ecosystem::Semver => semantic(a).cmp(&semantic(b)),
+            Ecosystem::Python => python(a).cmp(&python(b)),
+            Ecosystem::Other => other::compare(a, b),
         }
     }
 
@@ -68,21 +77,24 @@ impl Ecosystem {
     /// `major.minor` branch where there is one, else on its `major`, else the
     /// lowest above; releases before pre-releases. None when all are below.
     pub fn upgrade(self, installed: &str, fixed: &[String]) -> Option<String> {
+        let all: Vec<&str> = fixed
+            .iter()
+            .map(String::as_str)
+            .chain([installed])
+            .collect();
+        let rules = self.fitting(&all);
         fixed
             .iter()
-            .filter(|version| self.compare(version, installed) == Ordering::Greater)
+            .filter(|version| rules.order(version, installed) == Ordering::Greater)
             .min_by(|a, b| {
-                self.is_prerelease(a)
-                    .cmp(&self.is_prerelease(b))
+                rules
+                    .is_prerelease(a)
+                    .cmp(&rules.is_prerelease(b))
                     .then(shared_branch(installed, b).cmp(&shared_branch(installed, a)))
-                    .then_with(|| self.compare(a, b))
+                    .then_with(|| rules.order(a, b))
             })
             .cloned()
     }
-}
-
-fn both<T: Ord>(a: Option<T>, b: Option<T>) -> Option<Ordering> {
-    Some(a?.cmp(&b?))
 }
 
 /// A semantic version, missing numbers as 0; what is built does not count.
@@ -112,18 +124,25 @@ fn python(text: &str) -> Option<pep440_rs::Version> {
     pep440_rs::Version::from_str(text.trim()).ok()
 }
 
-/// Leading numbers that two versions share, at most two: 2 for 4.1.106 and 4.1.124.
+/// Leading numbers that two versions share, at most two: 2 for 4.1.106 and
+/// 4.1.124; none across epochs (`1!2.0` of Python, `1:2.0` of Debian).
 fn shared_branch(a: &str, b: &str) -> usize {
-    let numbers = |text: &str| -> Vec<u64> {
+    let numbers = |text: &str| -> (String, [u64; 2]) {
         let text = text.trim().trim_start_matches(['v', 'V', '=']);
-        let text = text.split_once('!').map_or(text, |(_, rest)| rest);
-        text.split(['.', '-', '+'])
-            .map_while(|part| part.parse().ok())
-            .take(2)
-            .collect()
+        let (epoch, rest) = text.split_once(['!', ':']).unwrap_or(("0", text));
+        let mut parts = rest
+            .split(['.', '-', '+'])
+            .map_while(|part| part.parse().ok());
+        (
+            epoch.to_owned(),
+            [parts.next().unwrap_or(0), parts.next().unwrap_or(0)],
+        )
     };
-    let (a, b) = (numbers(a), numbers(b));
-    a.iter().zip(&b).take_while(|(x, y)| x == y).count()
+    let ((epoch, a), (other, b)) = (numbers(a), numbers(b));
+    match epoch == other {
+        true => a.iter().zip(&b).take_while(|(x, y)| x == y).count(),
+        false => 0,
+    }
 }
 
 #[cfg(test)]
