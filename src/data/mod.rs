@@ -7,6 +7,7 @@
 mod augment;
 mod check;
 mod columns;
+mod diff;
 mod encoding;
 mod error;
 mod field;
@@ -44,6 +45,7 @@ pub use augment::{AUGMENTED, AugmentRule, AugmentSummary, Change, augment};
 pub use check::{
     CheckOptions, CheckReport, CheckResult, Cluster, Contradiction, Example, Limit, Pattern, check,
 };
+pub use diff::{DataDiff, DiffOptions, DiffRow, Shift, diff};
 pub use error::DataError;
 pub use field::{BadPath, FieldPath};
 pub use finding::{Finding, Package, Severity};

@@ -8,6 +8,7 @@ mod data_augment;
 mod data_build;
 mod data_check;
 mod data_decontaminate;
+mod data_diff;
 mod data_import;
 mod data_license;
 mod data_mix;
@@ -48,6 +49,7 @@ pub fn register(registry: &mut Registry) {
         .add::<findings_import::FindingsImport>()
         .add::<data_import::DataImport>()
         .add::<data_augment::DataAugment>()
+        .add::<data_diff::DataDiff>()
         .add::<data_mix::DataMix>()
         .add::<data_build::DataBuild>()
         .add::<data_check::DataCheck>()
