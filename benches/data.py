@@ -268,16 +268,27 @@ def retune(program, folder):
         if not os.path.exists(f"{project}/{name}"):
             os.link(f"{folder}/{name}", f"{project}/{name}")
     subprocess.run(["rm", "-rf", f"{project}/cache"], check=True)
-    _, wall, cpu, memory = measured([program, "build", "--progress", "none", "-p", "data"], cwd=project)
+    _, wall, cpu, memory = measured([program, "build", "--quiet", "-p", "data"], cwd=project)
     out = f"{project}/cache/out/data"
     stats = json.load(open(f"{out}/stats/stats.json"))["total"]
     clean = json.load(open(f"{out}/clean/report.json"))
+    checks = {c["check"]: c["count"] for c in json.load(open(f"{out}/check/report.json"))["checks"]}
     found = {"rows": stats["rows"], "distinct": stats["rows"] - stats["duplicates"],
-             "prompts": stats["distinct_prompts"], "contaminated": clean["contaminated"]}
+             "prompts": stats["distinct_prompts"], "placeholders": checks["placeholders"],
+             "near": checks["near_duplicates"], "contaminated": clean["contaminated"]}
     return found, wall, cpu, memory
 
 
-CHECK = 'rows = "@import"'
+# The checks that the other side makes too; what is planted must not end the build.
+CHECK = '''rows = "@import"
+boilerplate = 1.0
+distinct_prompts = { min_share = 0.0 }
+duplicates = { max_share = 1.0 }
+near_duplicates = { max_share = 1.0 }
+placeholders = { usual = false, patterns = { TODO = '\\b(TODO|FIXME)\\b' }, max_share = 1.0 }
+copies = { action = "off" }
+encoding = { action = "off" }
+'''
 
 
 def main():

@@ -13,51 +13,111 @@ use twox_hash::XxHash3_64;
 const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The words of a text: the byte range of each, and the hash of its lower case.
-pub fn words(text: &str) -> impl Iterator<Item = (Range<usize>, u64)> {
-    let mut lower = String::new();
-    ranges(text).map(move |range| {
-        lower.clear();
-        let word = &text[range.clone()];
-        if word.is_ascii() {
-            lower.push_str(word);
-            lower.make_ascii_lowercase();
-        } else {
-            lower.extend(word.chars().flat_map(char::to_lowercase));
-        }
-        (range, XxHash3_64::oneshot(lower.as_bytes()))
-    })
+pub fn words(text: &str) -> Words<'_> {
+    Words::new(text, false)
 }
 
 /// As [`words`], the hashes alone, with each run of digits as one `0`: so that
 /// texts which differ in a line number or a version have the same words.
 pub fn normal_words(text: &str) -> impl Iterator<Item = u64> {
-    let mut normal = String::new();
-    ranges(text).map(move |range| {
-        normal.clear();
-        let mut push = |c: char| match c {
-            c if !c.is_numeric() => normal.push(c),
-            _ if normal.ends_with('0') => {}
-            _ => normal.push('0'),
-        };
-        text[range]
-            .chars()
-            .flat_map(char::to_lowercase)
-            .for_each(&mut push);
-        XxHash3_64::oneshot(normal.as_bytes())
-    })
+    Words::new(text, true).map(|(_, hash)| hash)
 }
 
-/// The byte ranges of the words of a text.
-fn ranges(text: &str) -> impl Iterator<Item = Range<usize>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = &text[at..];
-        let start = at + rest.find(char::is_alphanumeric)?;
-        let word = &text[start..];
-        let end = word.find(|c: char| !c.is_alphanumeric());
-        at = end.map_or(text.len(), |end| start + end);
-        Some(start..at)
-    })
+/// The words of a text, one after the other.
+pub struct Words<'a> {
+    text: &'a str,
+    at: usize,
+    /// Whether runs of digits are one `0`.
+    fold: bool,
+    /// The word as it is hashed.
+    word: Vec<u8>,
+}
+
+impl<'a> Words<'a> {
+    fn new(text: &'a str, fold: bool) -> Self {
+        Words {
+            text,
+            at: 0,
+            fold,
+            word: Vec::with_capacity(32),
+        }
+    }
+
+    /// The character at a place that is not ASCII's.
+    fn wide(&self, at: usize) -> char {
+        self.text[at..].chars().next().unwrap_or('\0')
+    }
+
+    /// Goes to the beginning of the next word; false when there is none.
+    fn skip(&mut self) -> bool {
+        let bytes = self.text.as_bytes();
+        while let Some(&byte) = bytes.get(self.at) {
+            if byte.is_ascii() {
+                if byte.is_ascii_alphanumeric() {
+                    return true;
+                }
+                self.at += 1;
+                continue;
+            }
+            let c = self.wide(self.at);
+            if c.is_alphanumeric() {
+                return true;
+            }
+            self.at += c.len_utf8();
+        }
+        false
+    }
+
+    /// Goes to the end of the word and gathers it.
+    fn gather(&mut self) {
+        let bytes = self.text.as_bytes();
+        self.word.clear();
+        while let Some(&byte) = bytes.get(self.at) {
+            if byte.is_ascii_digit() && self.fold {
+                self.push_zero();
+            } else if byte.is_ascii_alphanumeric() {
+                self.word.push(byte.to_ascii_lowercase());
+            } else if byte.is_ascii() {
+                return;
+            } else {
+                let c = self.wide(self.at);
+                if !c.is_alphanumeric() {
+                    return;
+                }
+                self.push_wide(c);
+                self.at += c.len_utf8() - 1;
+            }
+            self.at += 1;
+        }
+    }
+
+    fn push_wide(&mut self, c: char) {
+        for c in c.to_lowercase() {
+            match c.is_numeric() && self.fold {
+                true => self.push_zero(),
+                false => self.word.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    }
+
+    fn push_zero(&mut self) {
+        if self.word.last() != Some(&b'0') {
+            self.word.push(b'0');
+        }
+    }
+}
+
+impl Iterator for Words<'_> {
+    type Item = (Range<usize>, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if !self.skip() {
+            return None;
+        }
+        let start = self.at;
+        self.gather();
+        Some((start..self.at, XxHash3_64::oneshot(&self.word)))
+    }
 }
 
 /// The hash of each run of `n` words, in order; none when there are fewer.
@@ -106,6 +166,8 @@ mod tests {
         assert!(hashes("--- …").is_empty());
         let found: Vec<_> = words(" x-Ärger9 ").map(|(range, _)| range).collect();
         assert_eq!(found, [1..2, 3..10]);
+        let normal = |text: &str| normal_words(text).collect::<Vec<_>>();
+        assert_eq!(normal("V1.20 ä²3x"), normal("v7.9 Ä0x"));
         assert_eq!(
             grams(&hashes("the quick brown"), 2),
             [9_484_889_266_626_325_192, 4_337_023_499_110_847_123]
