@@ -14,7 +14,7 @@
 //! | [`hash`] | digests and the canonical encoding; the only user of blake3 |
 //! | [`files`] | atomic writes, locks, stat tuples, paths in errors |
 //! | [`compare`] | how two versions of a file differ: tensors, JSON, rows, text, bytes |
-//! | [`data`] | rows, findings, templates, splits, statistics |
+//! | [`data`] | rows of any format, findings, templates, mixes; statistics, gates, scans, splits, contamination, differences |
 //! | [`ml`] | kernels, one decoder for all families, LoRA, tokenizer, training, generation, adapters in other formats; the only user of candle |
 //! | [`eval`] | generations, scores, intervals, comparisons |
 //! | `hub` | pinned revisions from the Hub (feature `hub`) |
@@ -68,6 +68,7 @@
 //! | `cache/work/RUN-N/guard`, `report.json` | what a held or traced program may touch, and what it touched beside |
 //! | `cache/runs/RUN/events.jsonl` | [`record::RunLog`]; none of a run that did nothing |
 //! | `cache/runs/RUN/STEP.log` | what a step printed |
+//! | `cache/runs/RUN/STEP.failed/` | documents and metrics that a failed step had written |
 //! | `cache/checkpoints/KEY/` | steps that can go on; for training [`ml::checkpoint::Checkpoints`] and [`ml::saved::Results`] |
 //! | `cache/out/PIPELINE/STEP/` | the outputs, as users read them; for a cell of a matrix `STEP/CELL/` |
 //! | `cache/damaged/DIGEST` | an object that was not what its name said, by [`ops::check`] |

@@ -298,6 +298,29 @@ fn apart(a: &str, b: &str) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
 }
 
 impl DataDiff {
+    /// What changed, in a few sentences.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut all = vec![format!(
+            "rows {} → {}: {} added, {} removed, {} changed, {} with other metadata",
+            self.rows.0, self.rows.1, self.added, self.removed, self.changed, self.other_metadata
+        )];
+        if let (Some(before), Some(now)) = &self.characters
+            && before != now
+        {
+            all.push(format!(
+                "characters of a row: mean {:.1} → {:.1}, median {} → {}",
+                before.mean, now.mean, before.p50, now.p50
+            ));
+        }
+        for (field, shift) in self.by.iter().filter(|(_, shift)| shift.distance > 0.0) {
+            all.push(format!(
+                "{field}: {:.1} % of the shares moved",
+                shift.distance * 100.0
+            ));
+        }
+        all
+    }
+
     /// The page.
     pub fn html(&self) -> String {
         let mut page = Page::new("What changed in the data", None);

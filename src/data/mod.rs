@@ -1,8 +1,19 @@
-//! Data: rows and their JSON lines files, scanner findings, templates, splits and statistics.
+//! Data: rows and how they come, what they are made of, what is wrong with them, and how they are split.
 //!
 //! The room knows nothing of the engine. A [`Row`] is what training and
 //! evaluation read; every row has a content id and an origin, so that any later
-//! artefact can point at it.
+//! artefact can point at it. Files of rows go past as a stream: [`stream`] works on
+//! blocks of lines with all cores and hands the results on in order, [`places`]
+//! finds a row again by its number, [`columns`] keeps numbers of all rows on disk.
+//!
+//! In: [`source`] opens and unpacks, [`items`], [`strict`] and `parquet` read
+//! records, [`import`] makes rows of them; [`reports`] makes findings of
+//! scanners' reports ([`version`] knows ecosystems), [`template`] rows of
+//! findings, [`mix`] and [`augment`] rows of rows. Wrong: [`words`], [`shingle`],
+//! [`near`] and [`nearest`] compare rows; [`check`] is the gate, [`scan`] looks for
+//! secrets, [`license`] at licences, [`overlap`] for evaluation rows. Out:
+//! [`split`] with its proof, [`leak`]; [`stats`], [`diff`], and [`page`], which all
+//! reports are written with.
 
 mod augment;
 mod check;

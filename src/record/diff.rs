@@ -119,6 +119,9 @@ pub struct OutputChange {
     pub path: String,
     /// Its digest in both.
     pub digests: [Option<Digest>; 2],
+    /// What a data set gained, lost and shifted, in sentences; of rows alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<String>,
     /// How it differs, where both contents can be had.
     pub differences: Vec<Difference>,
     /// What is not known, and why.

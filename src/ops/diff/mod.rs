@@ -4,11 +4,13 @@ mod content;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::{OpsError, Workspace};
 use crate::compare::{Difference, KeyChange, Tolerance, compare, json_changes, rows_between};
+use crate::data::{self, DiffOptions};
 use crate::hash::Digest;
 use crate::pipeline::StepName;
 use crate::plan::{FileChanges, InputContent, Provenance, compare_folders};
@@ -112,13 +114,16 @@ impl Comparison<'_> {
                 let digests = [old, new].map(|step| step.outputs.get(path).copied());
                 let explained = match digests {
                     [Some(_), Some(_)] => self.explain(path, old, new),
-                    _ => Ok(Vec::new()),
+                    _ => Ok((Vec::new(), Vec::new())),
                 };
                 OutputChange {
                     path: path.clone(),
                     digests,
                     note: explained.as_ref().err().cloned(),
-                    differences: explained.unwrap_or_default(),
+                    rows: explained
+                        .as_ref()
+                        .map_or(Vec::new(), |(rows, _)| rows.clone()),
+                    differences: explained.map_or(Vec::new(), |(_, differences)| differences),
                 }
             })
             .collect()
@@ -130,13 +135,16 @@ impl Comparison<'_> {
         path: &str,
         old: &StepState,
         new: &StepState,
-    ) -> Result<Vec<Difference>, String> {
+    ) -> Result<(Vec<String>, Vec<Difference>), String> {
         let place = |step: &StepState| {
             let artifact = step.artifact(path)?;
             self.contents.stored(&artifact, path)
         };
         let [a, b] = both([place(old), place(new)], "in the store")?;
-        Ok(compare(path, &a, &b, &Tolerance::default()))
+        Ok((
+            data_set(path, &a, &b),
+            compare(path, &a, &b, &Tolerance::default()),
+        ))
     }
 
     fn data(&self, old: &StoredRecord, new: &StoredRecord) -> Vec<DataChange> {
@@ -218,6 +226,19 @@ type Content<'a> = (&'a InputContent, &'a Provenance);
 
 fn has_rows(input: &InputContent) -> bool {
     input.shape != Shape::Folder && input.file.ends_with(".jsonl")
+}
+
+/// What changed in a data set; nothing where the files are none.
+fn data_set(path: &str, old: &Path, new: &Path) -> Vec<String> {
+    let fields = ["task", "tool", "severity", "language", "source"];
+    let options = DiffOptions {
+        by: fields.map(str::to_owned).into(),
+        examples: 0,
+    };
+    match path.ends_with(".jsonl") {
+        true => data::diff(old, new, &options).map_or(Vec::new(), |diff| diff.sentences()),
+        false => Vec::new(),
+    }
 }
 
 /// Both contents, or which of them is missing.
