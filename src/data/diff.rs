@@ -263,10 +263,9 @@ fn shown<'a>(
     for (old, new) in pairs {
         let (old, new) = (a.places.row(*old)?, b.places.row(*new)?);
         let meta = |row: &Row| {
-            let values = row
-                .meta
-                .iter()
-                .map(|(name, _)| format!("{name} = {}", row.meta_text(name).unwrap_or_default()));
+            let values = row.meta.keys();
+            let values =
+                values.map(|name| format!("{name} = {}", row.meta_text(name).unwrap_or_default()));
             values.collect::<Vec<_>>().join("\n")
         };
         let (x, y) = match metadata {

@@ -282,10 +282,7 @@ pub fn base_score(vector: &str) -> Option<f64> {
             .split('/')
             .find(|m| m.split_once(':').is_some_and(|(n, _)| n == *name))
     };
-    let metrics: Vec<&str> = base
-        .iter()
-        .map(|name| metric(name))
-        .collect::<Option<_>>()?;
+    let metrics: Vec<&str> = base.iter().map(metric).collect::<Option<_>>()?;
     let metrics = metrics.join("/");
     let text = if version.is_empty() {
         metrics

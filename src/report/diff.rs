@@ -57,7 +57,12 @@ fn step_lines(step: &StepDiff, palette: &Palette) -> Vec<String> {
         let [old, new] = output.digests.map(Digest::short_or_nothing);
         let path = clean(&output.path);
         lines.push(format!("    output {path}: {old} → {new}"));
-        lines.extend(output.rows.iter().map(|row| format!("      {}", clean(row))));
+        lines.extend(
+            output
+                .rows
+                .iter()
+                .map(|row| format!("      {}", clean(row))),
+        );
         for difference in &output.differences {
             let mut told = difference.lines().into_iter();
             let first = told.next().unwrap_or_default();

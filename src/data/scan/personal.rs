@@ -182,14 +182,16 @@ fn is_public(held: &str) -> bool {
 fn is_card(held: &str) -> bool {
     let all = digits(held);
     let head = |n: usize| all[..n].iter().fold(0, |sum, digit| sum * 10 + digit);
-    let fits = match (all.len(), head(1), head(2), head(4)) {
-        (13 | 16 | 19, 4, ..) => true,
-        (16, _, 51..=55, _) | (16, _, _, 2221..=2720) => true,
-        (15, _, 34 | 37, _) => true,
-        (16..=19, _, 65, _) | (16..=19, _, _, 6011) | (16..=19, _, 62, _) => true,
-        (16, _, 35, _) | (14, _, 30 | 36 | 38 | 39, _) => true,
-        _ => false,
-    };
+    let fits = matches!(
+        (all.len(), head(1), head(2), head(4)),
+        (13 | 16 | 19, 4, ..)
+            | (16, _, 51..=55 | 35, _)
+            | (16, _, _, 2221..=2720)
+            | (15, _, 34 | 37, _)
+            | (16..=19, _, 62 | 65, _)
+            | (16..=19, _, _, 6011)
+            | (14, _, 30 | 36 | 38 | 39, _)
+    );
     let same = all.iter().all(|digit| *digit == all[0]);
     fits && !same && luhn(&all)
 }
