@@ -826,6 +826,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         std::fs::write(&path, bytes).unwrap();
+        assert!(name.contains('.'), "the name says what it is");
         let mut kept = Kept::default();
         let summary = import_rows(&[(name.into(), path)], options, &mut [&mut kept]);
         Ok((kept.0, summary.map_err(|e| e.to_string())?))

@@ -179,6 +179,11 @@ fn head<R: Read>(mut from: R, label: &str) -> Result<(Vec<u8>, Whole<R>), DataEr
     Ok((head.clone(), Cursor::new(head).chain(from)))
 }
 
+/// The format by what a file is called; an output of a step is called by its step.
+fn named(label: &str, path: &Path) -> Option<Format> {
+    Format::of_name(label).or_else(|| Format::of_name(path.file_name()?.to_str()?))
+}
+
 /// `asked` files are an error when their format is not known, others are left out.
 fn one_file(
     label: &str,
@@ -195,7 +200,7 @@ fn one_file(
         Packing::Zip => return zip(label, file, format, each, left_out),
         Packing::Tar => return tar(label, Box::new(file), format, each, left_out),
         Packing::None => {
-            let Some(format) = format.or_else(|| Format::of_name(label)) else {
+            let Some(format) = format.or_else(|| named(label, path)) else {
                 return pass_over(label, asked, left_out);
             };
             return each(Source {
@@ -211,7 +216,7 @@ fn one_file(
     if packing(&first) == Packing::Tar {
         return tar(label, Box::new(stream), format, each, left_out);
     }
-    match format.or_else(|| Format::of_name(label)) {
+    match format.or_else(|| named(label, path)) {
         None => pass_over(label, asked, left_out),
         Some(format) => each(Source {
             label: label.to_owned(),
