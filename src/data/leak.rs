@@ -1,8 +1,9 @@
 //! The proof of a split: exact, near and group leaks between each pair of splits, counted from the written files without the code that made them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::key::{GroupKey, prompt_digest};
@@ -105,20 +106,17 @@ impl LeakReport {
 pub fn find_leaks(splits: [&Path; 3], options: &SplitOptions) -> Result<LeakReport, DataError> {
     let groups = GroupKey::all(&options.group, "group")?;
     let mut parts: [Facts; 3] = Default::default();
-    let mut part = 0;
-    let work = |number, row: Row| Ok((number, Fact::of(&row, &groups)?));
-    let mut facts = Vec::new();
-    let places = Places::read(&splits, work, |(_, fact)| {
-        facts.push(fact);
-        Ok(())
-    })?;
-    let bounds = places.bounds();
-    for (number, fact) in facts.into_iter().enumerate() {
-        while number >= bounds[part + 1] {
-            part += 1;
-        }
-        parts[part].add(number, fact);
+    let mut places = Places::default();
+    for (split, (path, part)) in splits.iter().zip(&mut parts).enumerate() {
+        let work = |_, row: Row| Fact::of(&row, &groups);
+        // Rows of train are only looked for, never looked up.
+        places.add(path, work, |fact| {
+            part.add(fact, split > 0);
+            Ok(())
+        })?;
+        part.sort();
     }
+    let bounds = places.bounds();
     let frequencies = Frequencies::of(&places, View::Row, options.boilerplate)?;
     let mut pairs = Vec::new();
     for left in 0..3 {
@@ -126,16 +124,16 @@ pub fn find_leaks(splits: [&Path; 3], options: &SplitOptions) -> Result<LeakRepo
         let floor = SIMILAR.min(options.near);
         let near = nearest(&places, &frequencies, left..left + 1, left + 1..3, floor)?;
         for right in left + 1..3 {
-            let names = (SPLITS[left], SPLITS[right]);
             let from = bounds[left + 1];
             let near = &near[bounds[right] - from..bounds[right + 1] - from];
             let pair = Pair {
-                names,
+                splits: (left, right),
                 places: &places,
                 left: &parts[left],
                 right: &parts[right],
                 first: bounds[right],
                 options,
+                groups: &groups,
             };
             pairs.push(pair.report(near)?);
         }
@@ -165,9 +163,12 @@ struct Fact {
     groups: Vec<Option<u64>>,
 }
 
+fn short(text: &str) -> u64 {
+    Digest::of(text.as_bytes()).prefix()
+}
+
 impl Fact {
     fn of(row: &Row, groups: &[GroupKey]) -> Result<Self, DataError> {
-        let short = |text: &str| Digest::of(text.as_bytes()).prefix();
         let group = |key: &GroupKey| Ok(key.get(row)?.map(|value| short(&value)));
         Ok(Fact {
             id: row.id.0.prefix(),
@@ -178,64 +179,87 @@ impl Fact {
     }
 }
 
-/// The facts of one split: which row holds each first.
+/// The facts of one split, sorted, each once.
 #[derive(Default)]
 struct Facts {
-    ids: BTreeSet<u64>,
-    prompts: HashMap<u64, usize>,
-    answers: BTreeSet<u64>,
-    groups: Vec<BTreeMap<u64, usize>>,
-    /// The prompt of each row.
+    ids: Vec<u64>,
+    prompts: Vec<u64>,
+    answers: Vec<u64>,
+    groups: Vec<Vec<u64>>,
+    /// Id and prompt of each row, in the order of the file.
     rows: Vec<(u64, u64)>,
 }
 
 impl Facts {
-    fn add(&mut self, number: usize, fact: Fact) {
-        self.ids.insert(fact.id);
-        self.prompts.entry(fact.prompt).or_insert(number);
+    fn add(&mut self, fact: Fact, row: bool) {
+        self.ids.push(fact.id);
+        self.prompts.push(fact.prompt);
         self.answers.extend(fact.answer);
-        self.rows.push((fact.id, fact.prompt));
-        self.groups.resize_with(fact.groups.len(), BTreeMap::new);
+        if row {
+            self.rows.push((fact.id, fact.prompt));
+        }
+        self.groups.resize_with(fact.groups.len(), Vec::new);
         for (groups, group) in self.groups.iter_mut().zip(fact.groups) {
-            if let Some(group) = group {
-                groups.entry(group).or_insert(number);
-            }
+            groups.extend(group);
+        }
+    }
+
+    fn sort(&mut self) {
+        let lists = [&mut self.ids, &mut self.prompts, &mut self.answers];
+        for list in lists.into_iter().chain(&mut self.groups) {
+            list.par_sort_unstable();
+            list.dedup();
         }
     }
 }
 
+/// What both of two sorted lists hold.
+fn common<'a>(left: &'a [u64], right: &'a [u64]) -> impl Iterator<Item = u64> + 'a {
+    let (small, large) = if left.len() < right.len() {
+        (left, right)
+    } else {
+        (right, left)
+    };
+    small
+        .iter()
+        .copied()
+        .filter(|value| large.binary_search(value).is_ok())
+}
+
 /// Two splits that are compared.
 struct Pair<'a> {
-    names: (&'static str, &'static str),
+    /// Their places among [`SPLITS`].
+    splits: (usize, usize),
     places: &'a Places,
     left: &'a Facts,
     right: &'a Facts,
     /// The number of the first row of the right one.
     first: usize,
     options: &'a SplitOptions,
+    groups: &'a [GroupKey],
 }
 
 impl Pair<'_> {
     fn report(&self, near: &[Option<Nearest>]) -> Result<PairReport, DataError> {
+        let (left, right) = self.names();
         let mut report = PairReport {
-            left: self.names.0.to_owned(),
-            right: self.names.1.to_owned(),
+            left: left.to_owned(),
+            right: right.to_owned(),
             exact: 0,
             near: 0,
             group: 0,
-            shared_answers: 0,
+            shared_answers: common(&self.left.answers, &self.right.answers).count() as u64,
             highest_similarity: None,
             leaks: Vec::new(),
         };
+        let mut same: Vec<(usize, u64, bool)> = Vec::new();
         for (at, ((id, prompt), near)) in self.right.rows.iter().zip(near).enumerate() {
-            let same = self.left.prompts.get(prompt);
-            if let Some(other) = same {
+            let known = self.left.prompts.binary_search(prompt).is_ok();
+            if known {
                 report.exact += 1;
-                if report.leaks.len() < LISTED {
-                    let whole = self.left.ids.contains(id);
-                    report
-                        .leaks
-                        .push(self.same(self.first + at, *other, whole)?);
+                if same.len() < LISTED {
+                    let whole = self.left.ids.binary_search(id).is_ok();
+                    same.push((self.first + at, *prompt, whole));
                 }
             }
             let Some(near) = near else {
@@ -243,17 +267,63 @@ impl Pair<'_> {
             };
             let highest = report.highest_similarity.unwrap_or(0.0);
             report.highest_similarity = Some(highest.max(near.similarity));
-            if near.similarity >= self.options.near && same.is_none() {
+            if near.similarity >= self.options.near && !known {
                 report.near += 1;
                 if report.leaks.len() < LISTED {
                     report.leaks.push(self.near(self.first + at, near)?);
                 }
             }
         }
-        self.groups(&mut report)?;
-        report.shared_answers = self.left.answers.intersection(&self.right.answers).count() as u64;
+        let mut leaks = self.same(&same)?;
+        leaks.append(&mut report.leaks);
+        report.leaks = leaks;
+        self.shared_groups(&mut report)?;
         report.leaks.truncate(LISTED);
         Ok(report)
+    }
+
+    fn names(&self) -> (&'static str, &'static str) {
+        (SPLITS[self.splits.0], SPLITS[self.splits.1])
+    }
+
+    /// The first row of the left split for which `key` gives each of some
+    /// numbers: looked for only once something leaks.
+    fn first_rows(
+        &self,
+        wanted: &[u64],
+        key: impl Fn(&Row) -> Result<Option<u64>, DataError> + Sync,
+    ) -> Result<HashMap<u64, usize>, DataError> {
+        let mut found = HashMap::new();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        let left = self.splits.0;
+        let work = |number, row: Row| Ok((number, key(&row)?));
+        self.places.each_of(left..left + 1, work, |(number, key)| {
+            if let Some(key) = key.filter(|key| wanted.contains(key)) {
+                found.entry(key).or_insert(number);
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn same(&self, rows: &[(usize, u64, bool)]) -> Result<Vec<String>, DataError> {
+        let wanted: Vec<u64> = rows.iter().map(|(_, prompt, _)| *prompt).collect();
+        let others = self.first_rows(&wanted, |row| Ok(Some(prompt_digest(row).prefix())))?;
+        let (left, right) = self.names();
+        let mut told = Vec::new();
+        for (row, prompt, whole) in rows {
+            let what = if *whole { "the row" } else { "the prompt" };
+            let other = others
+                .get(prompt)
+                .map_or(Ok(String::new()), |other| self.name(*other))?;
+            told.push(format!(
+                "{what} of {right} {} also stands in {left} as {other}",
+                self.name(*row)?
+            ));
+        }
+        Ok(told)
     }
 
     fn name(&self, number: usize) -> Result<String, DataError> {
@@ -261,41 +331,31 @@ impl Pair<'_> {
         Ok(format!("{} ({})", row.id.0.short(), row.origin))
     }
 
-    fn same(&self, row: usize, other: usize, whole: bool) -> Result<String, DataError> {
-        let what = if whole { "the row" } else { "the prompt" };
-        let (left, right) = (self.name(other)?, self.name(row)?);
-        let names = self.names;
-        Ok(format!(
-            "{what} of {} {right} also stands in {} as {left}",
-            names.1, names.0
-        ))
-    }
-
     fn near(&self, row: usize, near: &Nearest) -> Result<String, DataError> {
-        let (left, right) = (self.name(near.other)?, self.name(row)?);
-        let names = self.names;
+        let names = self.names();
         Ok(format!(
-            "{right} of {} is {:.2} similar to {left} of {}",
-            names.1, near.similarity, names.0
+            "{} of {} is {:.2} similar to {} of {}",
+            self.name(row)?,
+            names.1,
+            near.similarity,
+            self.name(near.other)?,
+            names.0
         ))
     }
 
-    fn groups(&self, report: &mut PairReport) -> Result<(), DataError> {
+    fn shared_groups(&self, report: &mut PairReport) -> Result<(), DataError> {
         let sides = self.left.groups.iter().zip(&self.right.groups);
-        for (field, (left, right)) in self.options.group.iter().zip(sides) {
-            for (value, row) in left {
-                if !right.contains_key(value) {
-                    continue;
-                }
-                report.group += 1;
-                if report.leaks.len() < LISTED {
-                    let key = GroupKey::new(field, "group")?;
-                    let value = key.get(&self.places.row(*row)?)?.unwrap_or_default();
-                    let (a, b) = self.names;
-                    report
-                        .leaks
-                        .push(format!("{field} '{value}' stands in {a} and in {b}"));
-                }
+        let (left, right) = self.names();
+        for ((field, key), (a, b)) in self.options.group.iter().zip(self.groups).zip(sides) {
+            let both: Vec<u64> = common(a, b).collect();
+            report.group += both.len() as u64;
+            let told = &both[..both.len().min(LISTED)];
+            let rows = self.first_rows(told, |row| Ok(key.get(row)?.map(|value| short(&value))))?;
+            for row in told.iter().filter_map(|value| rows.get(value)) {
+                let value = key.get(&self.places.row(*row)?)?.unwrap_or_default();
+                report
+                    .leaks
+                    .push(format!("{field} '{value}' stands in {left} and in {right}"));
             }
         }
         Ok(())

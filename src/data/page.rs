@@ -279,7 +279,8 @@ impl Page {
 
     /// One row of a data set: where it is from, and named parts of it.
     pub fn row(&mut self, origin: &str, note: &str, parts: &[(&str, Excerpt)]) -> &mut Self {
-        let note = match note {
+        let (origin, note) = (&shortened(origin), &shortened(note));
+        let note = match note.as_str() {
             "" => String::new(),
             note => format!(" <span class=\"dim\">{}</span>", escape(note)),
         };
@@ -288,7 +289,7 @@ impl Page {
             escape(origin)
         ));
         for (name, excerpt) in parts {
-            let (name, text) = (escape(name), excerpt.html());
+            let (name, text) = (escape(&shortened(name)), excerpt.html());
             self.add(format_args!("<h4>{name}</h4>\n<pre>{text}</pre>\n"));
         }
         self.add(format_args!("</section>\n"))
@@ -333,6 +334,29 @@ impl Page {
     }
 }
 
+/// A text for people in which digests are as short as elsewhere: rows that were
+/// made of a finding have its id for an origin.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 12;
+    const WHOLE: usize = 64;
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let run = &rest[at..];
+        let end = run
+            .find(|c: char| !c.is_ascii_hexdigit())
+            .unwrap_or(run.len());
+        out.push_str(&rest[..at]);
+        out.push_str(if end == WHOLE {
+            &run[..SHOWN]
+        } else {
+            &run[..end]
+        });
+        rest = &run[end..];
+    }
+    out + rest
+}
+
 /// Text as HTML; what cannot stand in a page (control characters) as its picture.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -357,8 +381,7 @@ const STYLE: &str = "\
   --pass: #3fb950; --warn: #d29922; --fail: #f85149; --mark: #6b5300; } body { background: #0d1117; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin: .2rem 0 1rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-h3 { font-size: .95rem; margin: .8rem 0 .2rem; font-weight: 600; } h4 { font-size: .75rem; margin: .5rem 0 .1rem; color: var(--dim);
-  text-transform: uppercase; letter-spacing: .04em; }
+h3 { font-size: .95rem; margin: .8rem 0 .2rem; font-weight: 600; } h4 { font-size: .8rem; margin: .5rem 0 .1rem; color: var(--dim); }
 b.pass { color: var(--pass); } b.warn { color: var(--warn); } b.fail { color: var(--fail); }
 .badge { margin: 0; font-size: 1.05rem; } .dim { color: var(--dim); font-weight: 400; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; }
@@ -401,6 +424,15 @@ mod tests {
         );
         assert_eq!(around("äöü", &[(1, 3)], 9), "[ä]öü");
         assert_eq!(shown(&Excerpt::start("äöü", 2)), "äö…");
+    }
+
+    #[test]
+    fn digests_are_short_and_other_words_whole() {
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(
+            shortened(&format!("@{digest}, face of data/a.jsonl:12")),
+            "@0123456789ab, face of data/a.jsonl:12"
+        );
     }
 
     #[test]

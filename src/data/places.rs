@@ -10,6 +10,7 @@ use crate::files::{self, PathContext};
 
 /// Files of rows, seen as one list. A row is known by its number in all of
 /// them; eight bytes for each are kept, and nothing else.
+#[derive(Default)]
 pub struct Places {
     files: Vec<Listed>,
     /// The first byte of each row in its file.
@@ -33,35 +34,43 @@ impl Places {
         W: Fn(usize, Row) -> Result<T, DataError> + Sync,
         S: FnMut(T) -> Result<(), DataError>,
     {
-        let mut places = Places {
-            files: Vec::with_capacity(files.len()),
-            starts: Vec::new(),
-        };
+        let mut places = Places::default();
         for path in files {
-            let file = files::open(path)?;
-            let size = file.metadata().on("read", path)?.len();
-            let first = places.starts.len();
-            let starts = &mut places.starts;
-            let one = |line: Line<'_>| {
-                let number = first + line.number as usize - 1;
-                Ok((line.start, work(number, parse_line(path, line)?)?))
-            };
-            each_line(Blocks::open(path)?, one, |(start, done)| {
-                starts.push(start);
-                sink(done)
-            })?;
-            places.files.push(Listed {
-                path: (*path).to_owned(),
-                file,
-                first,
-                size,
-            });
+            places.add(path, &work, &mut sink)?;
         }
-        match u32::try_from(places.len()) {
-            Ok(_) => Ok(places),
+        Ok(places)
+    }
+
+    /// Adds a file and passes over its rows for the first time.
+    pub fn add<T, W, S>(&mut self, path: &Path, work: W, mut sink: S) -> Result<(), DataError>
+    where
+        T: Send,
+        W: Fn(usize, Row) -> Result<T, DataError> + Sync,
+        S: FnMut(T) -> Result<(), DataError>,
+    {
+        let file = files::open(path)?;
+        let size = file.metadata().on("read", path)?.len();
+        let first = self.starts.len();
+        let starts = &mut self.starts;
+        let one = |line: Line<'_>| {
+            let number = first + line.number as usize - 1;
+            Ok((line.start, work(number, parse_line(path, line)?)?))
+        };
+        each_line(Blocks::open(path)?, one, |(start, done)| {
+            starts.push(start);
+            sink(done)
+        })?;
+        self.files.push(Listed {
+            path: path.to_owned(),
+            file,
+            first,
+            size,
+        });
+        match u32::try_from(self.len()) {
+            Ok(_) => Ok(()),
             Err(_) => Err(DataError::Invalid(format!(
                 "{} rows are more than can be compared at once (4 294 967 295)",
-                places.len()
+                self.len()
             ))),
         }
     }

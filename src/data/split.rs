@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::augment::AUGMENTED;
 use super::columns::Columns;
 use super::key::{GroupKey, prompt_digest};
@@ -58,7 +60,9 @@ struct Unit {
     size: u32,
     /// The number of its stratum's name, in order of names.
     stratum: u32,
-    rank: u64,
+    /// Its place in the seeded order: the halves of a number, upper first, so
+    /// that a unit takes 20 bytes.
+    rank: [u32; 2],
 }
 
 /// Splits the rows of a file into the files `to` (train, validation, test).
@@ -72,8 +76,10 @@ pub fn split(
     let folder = to[0].parent().unwrap_or(Path::new("."));
     let facts = Facts::read(rows, options, folder)?;
     let units = facts.units(options)?;
-    let assigned = assign(&units, &facts, options);
-    refuse_empty(&assigned, &units, options)?;
+    let count = units.len();
+    let largest = units.iter().map(|unit| unit.size).max().unwrap_or(0);
+    let assigned = assign(units, &facts, options);
+    refuse_empty(&assigned, (count, largest), options)?;
     let mut writers = Vec::with_capacity(3);
     for path in to {
         writers.push(LineWriter::create(path)?);
@@ -86,7 +92,7 @@ pub fn split(
     }
     let test = (0..assigned.len()).filter(|&row| assigned[row] == 2);
     Ok(SplitSummary {
-        units: units.len(),
+        units: count,
         test: test_digest(
             test.map(|row| facts.ids.get(row))
                 .collect::<Result<_, _>>()?,
@@ -174,16 +180,23 @@ impl Facts {
 
     /// The units, in the order of their first rows.
     fn units(&self, options: &SplitOptions) -> Result<Vec<Unit>, DataError> {
-        let mut members: Vec<(u32, u32)> = (0..self.strata.len())
-            .map(|row| (self.together.find(row) as u32, row as u32))
-            .collect();
-        members.sort_unstable();
-        let runs = members.chunk_by(|a, b| a.0 == b.0);
-        runs.map(|run| self.unit(run, options.seed)).collect()
+        let root = |row: u32| self.together.find(row as usize);
+        let mut members: Vec<u32> = (0..self.strata.len() as u32).collect();
+        members.par_sort_unstable_by_key(|&row| (root(row), row));
+        let count = members
+            .iter()
+            .filter(|&&row| root(row) == row as usize)
+            .count();
+        let mut units = Vec::with_capacity(count);
+        for run in members.chunk_by(|a, b| root(*a) == root(*b)) {
+            units.push(self.unit(run, options.seed)?);
+        }
+        Ok(units)
     }
 
-    fn unit(&self, members: &[(u32, u32)], seed: u64) -> Result<Unit, DataError> {
-        let rows = || members.iter().map(|(_, row)| *row as usize);
+    /// The unit of some rows, the first of which is its root.
+    fn unit(&self, members: &[u32], seed: u64) -> Result<Unit, DataError> {
+        let rows = || members.iter().map(|row| *row as usize);
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
         for row in rows() {
             *counts.entry(self.strata[row]).or_default() += 1;
@@ -202,11 +215,12 @@ impl Facts {
         if let Some(id) = least {
             encoder.digest(&id.0);
         }
+        let rank = order(RowId(encoder.digest_of()));
         Ok(Unit {
-            root: members[0].0,
+            root: members[0],
             size: members.len() as u32,
             stratum: most.map_or(0, |(stratum, _)| *stratum),
-            rank: order(RowId(encoder.digest_of())),
+            rank: [(rank >> 32) as u32, rank as u32],
         })
     }
 }
@@ -297,7 +311,11 @@ impl Ids {
     }
 }
 
-fn refuse_empty(assigned: &[u8], units: &[Unit], options: &SplitOptions) -> Result<(), DataError> {
+fn refuse_empty(
+    assigned: &[u8],
+    (units, largest): (usize, u32),
+    options: &SplitOptions,
+) -> Result<(), DataError> {
     let shares = [
         1.0 - options.validation - options.test,
         options.validation,
@@ -307,7 +325,6 @@ fn refuse_empty(assigned: &[u8], units: &[Unit], options: &SplitOptions) -> Resu
     for to in assigned {
         rows[usize::from(*to)] += 1;
     }
-    let largest = units.iter().map(|unit| unit.size).max().unwrap_or(0);
     for ((name, share), count) in SPLITS.iter().zip(shares).zip(rows) {
         if count == 0 && share > 0.0 {
             return Err(DataError::Invalid(format!(
@@ -315,7 +332,7 @@ fn refuse_empty(assigned: &[u8], units: &[Unit], options: &SplitOptions) -> Resu
                  together, the largest of {largest} rows; take more rows, a larger share of {name}, fewer \
                  `group` fields, or a higher `near`",
                 assigned.len(),
-                units.len()
+                units
             )));
         }
     }
@@ -325,12 +342,11 @@ fn refuse_empty(assigned: &[u8], units: &[Unit], options: &SplitOptions) -> Resu
 /// The split of each row. Stratum by stratum, units come in a seeded order;
 /// each goes to the split that is furthest from its share, validation and test
 /// taking only what fits; what a stratum leaves open the next one may fill.
-fn assign(units: &[Unit], facts: &Facts, options: &SplitOptions) -> Vec<u8> {
-    let mut order: Vec<&Unit> = units.iter().collect();
-    order.sort_by_key(|unit| (unit.stratum, unit.rank, unit.root));
+fn assign(mut units: Vec<Unit>, facts: &Facts, options: &SplitOptions) -> Vec<u8> {
+    units.par_sort_unstable_by_key(|unit| (unit.stratum, unit.rank, unit.root));
     let mut by_root = vec![0u8; facts.strata.len()];
     let mut open = [0.0; 3];
-    for units in order.chunk_by(|a, b| a.stratum == b.stratum) {
+    for units in units.chunk_by(|a, b| a.stratum == b.stratum) {
         let size: usize = units.iter().map(|unit| unit.size as usize).sum();
         open[1] += size as f64 * options.validation;
         open[2] += size as f64 * options.test;

@@ -321,8 +321,16 @@ impl Tally {
         }
     }
 
-    /// Adds what another data set came to.
-    fn join(&mut self, other: &Tally) {
+    /// Adds what another data set came to; the long lists are moved, not copied,
+    /// where there are none yet.
+    fn join(&mut self, mut other: Tally) {
+        let append = |into: &mut Vec<u64>, from: &mut Vec<u64>| match into.is_empty() {
+            true => std::mem::swap(into, from),
+            false => into.append(from),
+        };
+        append(&mut self.ids, &mut other.ids);
+        append(&mut self.prompts, &mut other.prompts);
+        append(&mut self.answers, &mut other.answers);
         let sum = |into: &mut BTreeMap<u64, u64>, from: &BTreeMap<u64, u64>| {
             from.iter()
                 .for_each(|(value, n)| *into.entry(*value).or_default() += n);
@@ -331,9 +339,6 @@ impl Tally {
             from.iter()
                 .for_each(|(name, n)| *into.entry(name.clone()).or_default() += n);
         };
-        self.ids.extend(&other.ids);
-        self.prompts.extend(&other.prompts);
-        self.answers.extend(&other.answers);
         self.chats += other.chats;
         sum(&mut self.characters, &other.characters);
         sum(&mut self.tokens, &other.tokens);
@@ -358,7 +363,7 @@ impl Tally {
         names(&mut self.code, &other.code);
     }
 
-    fn stats(mut self, options: &StatsOptions) -> DatasetStats {
+    fn stats(&mut self, options: &StatsOptions) -> DatasetStats {
         let rows = self.ids.len() as u64;
         let too_long = options
             .max_length
@@ -388,7 +393,7 @@ impl Tally {
             tokens: Distribution::of(&self.tokens),
             answer_tokens: Distribution::of(&self.answer_tokens),
             too_long,
-            by: options.by.iter().cloned().zip(self.by).collect(),
+            by: options.by.iter().cloned().zip(self.by.clone()).collect(),
             ratios: options
                 .ratios
                 .iter()
@@ -397,8 +402,8 @@ impl Tally {
                 .filter(|(_, (have, ..))| *have > 0)
                 .map(|(name, ratio)| (name, Ratio::of(*ratio, rows)))
                 .collect(),
-            languages: self.languages,
-            code_languages: self.code,
+            languages: self.languages.clone(),
+            code_languages: self.code.clone(),
             lengths: lengths.clone(),
         }
     }
@@ -434,8 +439,8 @@ pub fn stats(datasets: &[(String, PathBuf)], options: &StatsOptions) -> Result<S
             tally.add(fact);
             Ok(())
         })?;
-        all.join(&tally);
         by_label.insert(label.clone(), tally.stats(options));
+        all.join(tally);
     }
     Ok(Stats {
         format: 2,
