@@ -83,7 +83,7 @@ pub struct Package {
     /// The versions that hold the fix, as the report lists them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fixed: Vec<String>,
-    /// The fixed version to go to: see [`super::upgrade`].
+    /// The fixed version to go to: see [`super::Ecosystem::upgrade`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<String>,
 }

@@ -39,7 +39,7 @@ pub struct PairReport {
     /// answered by heart.
     pub shared_answers: u64,
     /// The highest similarity of a row of `right` to a row of `left`, 0 to 1;
-    /// absent when none is at least [`SIMILAR`] similar.
+    /// absent when none is at least 0.5 similar.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub highest_similarity: Option<f64>,
     /// The first leaks, in words.

@@ -2,17 +2,17 @@
 //!
 //! The room knows nothing of the engine. A [`Row`] is what training and
 //! evaluation read; every row has a content id and an origin, so that any later
-//! artefact can point at it. Files of rows go past as a stream: [`stream`] works on
-//! blocks of lines with all cores and hands the results on in order, [`places`]
-//! finds a row again by its number, [`columns`] keeps numbers of all rows on disk.
+//! artefact can point at it. Files of rows go past as a stream: `stream` works on
+//! blocks of lines with all cores and hands the results on in order, `places`
+//! finds a row again by its number, `columns` keeps numbers of all rows on disk.
 //!
-//! In: [`source`] opens and unpacks, [`items`], [`strict`] and `parquet` read
-//! records, [`import`] makes rows of them; [`reports`] makes findings of
-//! scanners' reports ([`version`] knows ecosystems), [`template`] rows of
-//! findings, [`mix`] and [`augment`] rows of rows. Wrong: [`words`], [`shingle`],
-//! [`near`] and [`nearest`] compare rows; [`check`] is the gate, [`scan`] looks for
-//! secrets, [`license`] at licences, [`overlap`] for evaluation rows. Out:
-//! [`split`] with its proof, [`leak`]; [`stats`], [`diff`], and [`page`], which all
+//! In: `source` opens and unpacks, `items`, `strict` and `parquet` read
+//! records, `import` makes rows of them; `reports` makes findings of
+//! scanners' reports (`version` knows ecosystems), `template` rows of
+//! findings, `mix` and `augment` rows of rows. Wrong: `words`, `shingle`,
+//! `near` and `nearest` compare rows; `check` is the gate, `scan` looks for
+//! secrets, `license` at licences, `overlap` for evaluation rows. Out:
+//! `split` with its proof, `leak`; `stats`, `diff`, and [`page`], which all
 //! reports are written with.
 
 mod augment;
