@@ -1,5 +1,7 @@
 //! The readers of `data.import` on files that were damaged at random: rows or an error with the file, never a panic.
 
+#![cfg(feature = "parquet")]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 
