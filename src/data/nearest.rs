@@ -12,8 +12,8 @@ use super::places::Places;
 use super::shingle::{Frequencies, Shingles, jaccard};
 use super::{DataError, Row};
 
-/// Shingles of an indexed part, all rows together: about 24 bytes each.
-const PART: usize = 4 << 20;
+/// Shingles of an indexed part, all rows together: about 16 bytes each.
+const PART: usize = 12 << 20;
 
 /// What a row is most similar to.
 #[derive(Debug, Clone, Copy, PartialEq)]
